@@ -1,0 +1,308 @@
+//! Settings: every key, its default and its meaning. Owns no I/O beyond reading the file and the environment. Floor 1.
+
+pub mod load;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::installation::ProviderKind;
+use crate::domain::rollout::RolloutStage;
+
+/// All settings.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The two listeners.
+    pub listen: Listen,
+    /// The address that providers reach; what set-up packets tell tenants.
+    pub public_url: Option<String>,
+    /// Where everything is kept.
+    pub store: StoreSection,
+    /// The law.
+    pub policies: PoliciesSection,
+    /// Master keys.
+    pub keys: KeysSection,
+    /// Who may use the operator listener.
+    pub operators: OperatorsSection,
+    /// Base addresses of the providers' APIs.
+    pub providers: ProvidersSection,
+    /// Rollout of bring-your-own traffic.
+    pub rollout: RolloutSection,
+    /// Old webhook addresses.
+    pub ingress: IngressSection,
+    /// How events reach agents.
+    pub delivery: DeliverySection,
+    /// Which addresses agents may live on.
+    pub egress: EgressSection,
+    /// Proxies (addresses) whose forwarded headers are believed.
+    pub trusted_proxies: Vec<std::net::IpAddr>,
+    /// How long, how many, how large.
+    pub limits: Limits,
+    /// Logs.
+    pub log: LogSection,
+}
+
+/// `listen`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Listen {
+    /// Webhooks, agents.
+    pub public: SocketAddr,
+    /// Operators, metrics, health.
+    pub operator: SocketAddr,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self { public: SocketAddr::from(([127, 0, 0, 1], 8080)), operator: SocketAddr::from(([127, 0, 0, 1], 8081)) }
+    }
+}
+
+/// `store`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StoreSection {
+    /// `sqlite:PATH`.
+    pub url: String,
+}
+
+impl Default for StoreSection {
+    fn default() -> Self {
+        Self { url: "sqlite:data/byoa.db".into() }
+    }
+}
+
+/// `policies`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PoliciesSection {
+    /// The folder of `*.cedar` files.
+    pub dir: PathBuf,
+    /// The vocabulary; must equal the one this build was made with.
+    pub schema: PathBuf,
+    /// Whether decision tables gate a reload.
+    pub gate_tables: bool,
+}
+
+impl Default for PoliciesSection {
+    fn default() -> Self {
+        Self { dir: "policies".into(), schema: "schemas/gateway.cedarschema".into(), gate_tables: true }
+    }
+}
+
+/// `keys`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct KeysSection {
+    /// One master key a line, 64 hex digits; the last seals. Made with mode 0600 on the first start.
+    pub file: PathBuf,
+}
+
+impl Default for KeysSection {
+    fn default() -> Self {
+        Self { file: "data/master.keys".into() }
+    }
+}
+
+/// `operators`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OperatorsSection {
+    /// One operator a line: `TOKEN [ROLE [NAME]]`. Made with mode 0600 and one `security` token on the first start.
+    pub token_file: PathBuf,
+}
+
+impl Default for OperatorsSection {
+    fn default() -> Self {
+        Self { token_file: "data/operator.token".into() }
+    }
+}
+
+/// `providers`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProvidersSection {
+    /// Slack's.
+    pub slack: ApiBase,
+    /// Telegram's, or a self-hosted Bot API server's.
+    pub telegram: ApiBase,
+    /// Graph's.
+    pub whatsapp: ApiBase,
+}
+
+impl Default for ProvidersSection {
+    fn default() -> Self {
+        Self {
+            slack: ApiBase { api_base: "https://slack.com/api/".into() },
+            telegram: ApiBase { api_base: "https://api.telegram.org".into() },
+            whatsapp: ApiBase { api_base: "https://graph.facebook.com/v23.0/".into() },
+        }
+    }
+}
+
+impl ProvidersSection {
+    /// The base address of one provider.
+    pub fn api_base(&self, provider: ProviderKind) -> &str {
+        match provider {
+            ProviderKind::Slack => &self.slack.api_base,
+            ProviderKind::Telegram => &self.telegram.api_base,
+            ProviderKind::WhatsApp => &self.whatsapp.api_base,
+        }
+    }
+}
+
+/// `providers.<name>`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApiBase {
+    /// The base address of its API.
+    pub api_base: String,
+}
+
+/// `rollout`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RolloutSection {
+    /// Seeds flags that do not exist yet; never resets a live one. Any stage but `off` also seeds the global switch on.
+    pub initial: BTreeMap<ProviderKind, RolloutStage>,
+    /// How long a canary must have run before it may be promoted.
+    pub min_canary_minutes: u32,
+    /// How many events it must have seen.
+    pub min_canary_events: u32,
+    /// How old the matrix run may be that a promotion rests on.
+    pub matrix_max_age_hours: u32,
+}
+
+impl Default for RolloutSection {
+    fn default() -> Self {
+        Self {
+            initial: ProviderKind::ALL.into_iter().map(|p| (p, RolloutStage::Off)).collect(),
+            min_canary_minutes: 60,
+            min_canary_events: 20,
+            matrix_max_age_hours: 24,
+        }
+    }
+}
+
+/// `ingress`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct IngressSection {
+    /// Old path → profile id. One path, one profile.
+    pub aliases: BTreeMap<String, String>,
+}
+
+/// `delivery`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DeliverySection {
+    /// Waits before each attempt, the first included; after the last, dead letter.
+    pub schedule_ms: Vec<u64>,
+    /// Deliveries under way at once; 0 leaves delivery to another process.
+    pub concurrency: usize,
+    /// One attempt, in milliseconds.
+    pub attempt_timeout_ms: u64,
+    /// How long a claimed delivery is this process's, in milliseconds.
+    pub lease_ms: u64,
+}
+
+impl Default for DeliverySection {
+    fn default() -> Self {
+        Self {
+            schedule_ms: vec![0, 5_000, 30_000, 120_000, 600_000, 1_800_000, 7_200_000, 21_600_000, 43_200_000],
+            concurrency: 64,
+            attempt_timeout_ms: 15_000,
+            lease_ms: 30_000,
+        }
+    }
+}
+
+/// `egress`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EgressSection {
+    /// Lets agent endpoints live on loopback and private networks, over plain HTTP, on any port.
+    pub allow_private_agents: bool,
+}
+
+/// `limits`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Header block of a request, in bytes.
+    pub header_bytes_max: usize,
+    /// Header lines of a request.
+    pub header_lines_max: usize,
+    /// From the first byte of a request to the end of its headers, and between requests, in milliseconds.
+    pub header_timeout_ms: u64,
+    /// From the end of the headers to the end of the body, in milliseconds.
+    pub body_timeout_ms: u64,
+    /// Connections at once, on each listener.
+    pub connections_max: usize,
+    /// Requests that wait for the store's writer; more are answered 503.
+    pub queue_max: usize,
+    /// Requests in one commit.
+    pub batch_max: usize,
+    /// Body of an agent's or operator's request, in bytes.
+    pub api_body_bytes_max: usize,
+    /// Answer of an agent or a provider, in bytes.
+    pub answer_bytes_max: usize,
+    /// One call to a provider, in milliseconds.
+    pub provider_timeout_ms: u64,
+    /// A session without an event, in hours.
+    pub session_idle_hours: u32,
+    /// A session in all, in days.
+    pub session_age_days: u32,
+    /// Finishing requests after SIGTERM, in milliseconds.
+    pub drain_timeout_ms: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            header_bytes_max: 32 * 1024,
+            header_lines_max: 100,
+            header_timeout_ms: 10_000,
+            body_timeout_ms: 10_000,
+            connections_max: 4_096,
+            queue_max: 4_096,
+            batch_max: 512,
+            api_body_bytes_max: 1024 * 1024,
+            answer_bytes_max: 64 * 1024,
+            provider_timeout_ms: 20_000,
+            session_idle_hours: 24,
+            session_age_days: 7,
+            drain_timeout_ms: 25_000,
+        }
+    }
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One JSON object a line.
+    #[default]
+    Json,
+    /// For a person at a terminal.
+    Human,
+}
+
+/// `log`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogSection {
+    /// `json` or `human`.
+    pub format: LogFormat,
+    /// `error`, `warn`, `info`, `debug`, or a filter of targets.
+    pub level: String,
+}
+
+impl Default for LogSection {
+    fn default() -> Self {
+        Self { format: LogFormat::Json, level: "info".into() }
+    }
+}

@@ -1,0 +1,182 @@
+//! Defaults, then the file, then the environment. What is wrong is said with file and line, or with the variable's name.
+
+use std::path::{Path, PathBuf};
+
+use serde_yaml::Value;
+
+use super::Config;
+use crate::domain::reason::ReasonCode;
+
+/// Why there is no configuration to run by.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{code}: {message}")]
+pub struct ConfigError {
+    /// `config.unknown_key` or `config.invalid`.
+    pub code: ReasonCode,
+    /// Where and what.
+    pub message: String,
+}
+
+impl ConfigError {
+    fn new(origin: &str, message: &str) -> Self {
+        let unknown = message.contains("unknown field") || message.contains("unknown variant");
+        let code = if unknown && message.contains("unknown field") { ReasonCode::ConfigUnknownKey } else { ReasonCode::ConfigInvalid };
+        Self { code, message: format!("{origin}: {message}") }
+    }
+
+    /// A setting that cannot be kept to.
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self { code: ReasonCode::ConfigInvalid, message: message.into() }
+    }
+}
+
+/// Loads the configuration.
+///
+/// `file` is `--config`; without it `byoa.yaml` is read where it is there. `env` are the process's variables: those of the
+/// form `BYOA_SECTION__KEY` set one key each.
+///
+/// # Errors
+/// [`ConfigError`] with file, line and column, or the variable's name.
+pub fn load(file: Option<&Path>, env: impl Iterator<Item = (String, String)>) -> Result<Config, ConfigError> {
+    let path = file.map_or_else(|| PathBuf::from("byoa.yaml"), Path::to_path_buf);
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(e) if file.is_none() && e.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(e) => return Err(ConfigError::invalid(format!("{}: {e}", path.display()))),
+    };
+    let config = from_text(&path.display().to_string(), &text, env)?;
+    validate(&config)?;
+    Ok(config)
+}
+
+fn from_text(origin: &str, text: &str, env: impl Iterator<Item = (String, String)>) -> Result<Config, ConfigError> {
+    let blank = text.lines().all(|l| l.trim().is_empty() || l.trim_start().starts_with('#'));
+    // The typed reading comes first: only it knows lines and columns.
+    let typed: Config =
+        if blank { Config::default() } else { serde_yaml::from_str(text).map_err(|e| ConfigError::new(origin, &e.to_string()))? };
+    let mut env: Vec<(String, String)> =
+        env.filter(|(name, _)| name.strip_prefix("BYOA_").is_some_and(|rest| rest.contains("__"))).collect();
+    if env.is_empty() {
+        return Ok(typed);
+    }
+    env.sort();
+    let mut tree = serde_yaml::to_value(&typed).map_err(|e| ConfigError::new(origin, &e.to_string()))?;
+    for (name, value) in env {
+        let keys: Vec<String> = name.trim_start_matches("BYOA_").split("__").map(str::to_ascii_lowercase).collect();
+        let value: Value = serde_yaml::from_str(&value).unwrap_or(Value::String(value));
+        set(&mut tree, &keys, value);
+        serde_yaml::from_value::<Config>(tree.clone()).map_err(|e| ConfigError::new(&name, &e.to_string()))?;
+    }
+    serde_yaml::from_value(tree).map_err(|e| ConfigError::new(origin, &e.to_string()))
+}
+
+fn set(tree: &mut Value, keys: &[String], value: Value) {
+    let Some((first, rest)) = keys.split_first() else {
+        *tree = value;
+        return;
+    };
+    if !tree.is_mapping() {
+        *tree = Value::Mapping(serde_yaml::Mapping::new());
+    }
+    if let Value::Mapping(map) = tree {
+        set(map.entry(Value::String(first.clone())).or_insert(Value::Null), rest, value);
+    }
+}
+
+fn validate(config: &Config) -> Result<(), ConfigError> {
+    let no = |message: &str| Err(ConfigError::invalid(message));
+    if config.delivery.schedule_ms.is_empty() {
+        return no("delivery.schedule_ms needs at least one wait");
+    }
+    let limits = &config.limits;
+    for (name, value) in [
+        ("limits.header_bytes_max", limits.header_bytes_max),
+        ("limits.header_lines_max", limits.header_lines_max),
+        ("limits.connections_max", limits.connections_max),
+        ("limits.queue_max", limits.queue_max),
+        ("limits.batch_max", limits.batch_max),
+        ("limits.api_body_bytes_max", limits.api_body_bytes_max),
+        ("limits.answer_bytes_max", limits.answer_bytes_max),
+    ] {
+        if value == 0 {
+            return no(&format!("{name} must be at least 1"));
+        }
+    }
+    if limits.header_bytes_max < 8192 {
+        return no("limits.header_bytes_max must be at least 8192");
+    }
+    for path in config.ingress.aliases.keys() {
+        if !path.starts_with('/') || path.starts_with("/webhooks/") || path.starts_with("/v1/") || path.starts_with("/sdk/") {
+            return no(&format!("ingress.aliases: `{path}` must start with / and not shadow an address of the gateway"));
+        }
+    }
+    for (name, base) in [
+        ("slack", &config.providers.slack),
+        ("telegram", &config.providers.telegram),
+        ("whatsapp", &config.providers.whatsapp),
+    ] {
+        match url::Url::parse(&base.api_base) {
+            Ok(url) if matches!(url.scheme(), "http" | "https") && url.host().is_some() => {}
+            _ => return no(&format!("providers.{name}.api_base: `{}` is no http(s) address", base.api_base)),
+        }
+    }
+    Ok(())
+}
+
+/// The configuration as YAML with whatever could be a secret redacted.
+pub fn redacted(config: &Config) -> String {
+    let mut config = config.clone();
+    if let Ok(mut url) = url::Url::parse(&config.store.url)
+        && url.password().is_some()
+    {
+        let _ = url.set_password(Some("redacted"));
+        config.store.url = url.to_string();
+    }
+    serde_yaml::to_string(&config).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env(pairs: &[(&str, &str)]) -> impl Iterator<Item = (String, String)> {
+        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect::<Vec<_>>().into_iter()
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_file() {
+        let text = "listen: {public: \"127.0.0.1:1\"}\nrollout: {initial: {slack: \"canary\", telegram: on}}\n";
+        let config = from_text("byoa.yaml", text, env(&[("BYOA_LISTEN__PUBLIC", "127.0.0.1:2"), ("BYOA_EGRESS__ALLOW_PRIVATE_AGENTS", "true")])).unwrap();
+        assert_eq!(config.listen.public.port(), 2);
+        assert!(config.egress.allow_private_agents);
+        assert_eq!(config.rollout.initial[&ProviderKind::Telegram].as_str(), "on");
+    }
+
+    use crate::domain::installation::ProviderKind;
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_place() {
+        let bad = |text: &str, pairs: &[(&str, &str)]| from_text("byoa.yaml", text, env(pairs)).unwrap_err();
+        let e = bad("listen:\n  pubic: 127.0.0.1:1\n", &[]);
+        assert_eq!(e.code, ReasonCode::ConfigUnknownKey);
+        assert!(e.message.contains("byoa.yaml") && e.message.contains("line 2"), "{e}");
+        let e = bad("ingress: {skip_verification: true}\n", &[]);
+        assert_eq!(e.code, ReasonCode::ConfigUnknownKey);
+        let e = bad("", &[("BYOA_LISTEN__PUBIC", "x")]);
+        assert!(e.code == ReasonCode::ConfigUnknownKey && e.message.starts_with("BYOA_LISTEN__PUBIC"), "{e}");
+        let e = bad("listen: {public: nowhere}\n", &[]);
+        assert_eq!(e.code, ReasonCode::ConfigInvalid);
+    }
+
+    #[test]
+    fn the_dump_shows_no_password() {
+        let mut config = Config::default();
+        config.store.url = "postgres://user:canary@host/db".into();
+        assert!(!redacted(&config).contains("canary"));
+    }
+
+    #[test]
+    fn defaults_are_what_the_dump_says() {
+        insta::assert_snapshot!(redacted(&Config::default()));
+    }
+}

@@ -1,0 +1,14 @@
+//! The nouns: ids, installations, messages, sessions, rollout stages, deliveries, reasons, secrets, time.
+//!
+//! Owns what the other floors talk about. Never does I/O, never waits, knows no other module. Floor 0.
+
+pub mod clock;
+pub mod delivery;
+pub mod ids;
+pub mod installation;
+pub mod message;
+pub mod reason;
+pub mod record;
+pub mod rollout;
+pub mod secret;
+pub mod session;

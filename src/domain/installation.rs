@@ -1,0 +1,341 @@
+//! Provider apps, the accounts they are installed in, the agents behind them and the bindings between.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::clock::Timestamp;
+use super::ids::{AgentId, BindingId, InstallationId, OrgId, ProfileId};
+
+/// A messaging provider. Data everywhere; only `providers` and the provider files know what one is like.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProviderKind {
+    /// Slack.
+    Slack,
+    /// Telegram's Bot API.
+    Telegram,
+    /// WhatsApp Cloud API.
+    WhatsApp,
+}
+
+impl ProviderKind {
+    /// Every provider, in the order people list them.
+    pub const ALL: [Self; 3] = [Self::Slack, Self::Telegram, Self::WhatsApp];
+
+    /// The word in paths, configuration and policies.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Slack => "slack",
+            Self::Telegram => "telegram",
+            Self::WhatsApp => "whatsapp",
+        }
+    }
+
+    /// Reads the word.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|k| k.as_str() == text)
+    }
+}
+
+impl std::fmt::Display for ProviderKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Whose app a profile is, and whose credential an installation has.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Ownership {
+    /// The platform's.
+    Platform,
+    /// One tenant's own.
+    Org(OrgId),
+}
+
+impl Ownership {
+    /// `platform` or the org's id, as written in resources.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Platform => "platform",
+            Self::Org(org) => org.as_str(),
+        }
+    }
+
+    /// The mode that follows from it.
+    pub fn mode(&self) -> Mode {
+        match self {
+            Self::Platform => Mode::Platform,
+            Self::Org(_) => Mode::Byoa,
+        }
+    }
+}
+
+impl Serialize for Ownership {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for Ownership {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text == "platform" { Ok(Self::Platform) } else { OrgId::parse(&text).map(Self::Org).map_err(serde::de::Error::custom) }
+    }
+}
+
+/// Platform app or bring-your-own app.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// The platform owns the app; it may be installed in many orgs' accounts.
+    Platform,
+    /// The org owns the app.
+    Byoa,
+}
+
+impl Mode {
+    /// The word in JSON, metrics and policies.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Platform => "platform",
+            Self::Byoa => "byoa",
+        }
+    }
+}
+
+/// A tenant.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Org {
+    /// Its identifier.
+    pub id: OrgId,
+    /// What people call it.
+    pub name: String,
+    /// Suspended by an operator: nothing of it moves.
+    pub suspended: bool,
+    /// Providers for which platform fallback is opted in.
+    pub fallback_opt_in: BTreeSet<ProviderKind>,
+}
+
+/// One provider app.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct AppProfile {
+    /// Its identifier.
+    pub id: ProfileId,
+    /// Whose API it speaks.
+    pub provider: ProviderKind,
+    /// Whose app it is.
+    pub owner: Ownership,
+    /// The provider's id of the app; events that name another are refused.
+    pub app_id: Option<String>,
+    /// The last part of its webhook address: at least 16 characters, unguessable.
+    pub ingress_id: String,
+    /// Which verifier's rules it was saved under; one this build does not know refuses everything.
+    pub verifier: u16,
+}
+
+/// The provider's account that an installation lives in. What the verified body names must equal it.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum ExternalAccount {
+    /// A Slack workspace, or a whole Enterprise Grid where only `enterprise_id` is given.
+    Slack {
+        /// `T…`; absent for an org-wide install.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        team_id: Option<String>,
+        /// `E…`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        enterprise_id: Option<String>,
+    },
+    /// A Telegram bot, or its share of a bot that several orgs use.
+    Telegram {
+        /// The digits before the colon of its token.
+        bot_id: String,
+        /// The chats that are this installation's; empty takes what nobody else lists.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        chats: Vec<String>,
+    },
+    /// A WhatsApp business number.
+    WhatsApp {
+        /// The business account.
+        waba_id: String,
+        /// The number's id (not the number).
+        phone_number_id: String,
+    },
+}
+
+/// What an installation may do now.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InstallationStatus {
+    /// Made, not yet fit for use.
+    Pending,
+    /// In use.
+    Active,
+    /// Its credential was refused by the provider; sends wait for an operator.
+    Degraded,
+    /// Stopped by an operator.
+    Suspended,
+    /// Uninstalled or revoked at the provider.
+    Revoked,
+}
+
+impl InstallationStatus {
+    /// The word in JSON and in the store.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Active => "active",
+            Self::Degraded => "degraded",
+            Self::Suspended => "suspended",
+            Self::Revoked => "revoked",
+        }
+    }
+
+    /// Reads what [`InstallationStatus::as_str`] wrote.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Pending, Self::Active, Self::Degraded, Self::Suspended, Self::Revoked].into_iter().find(|s| s.as_str() == text)
+    }
+
+    /// Whether events of it are let in: a degraded one still hears, it only cannot speak.
+    pub const fn hears(self) -> bool {
+        matches!(self, Self::Active | Self::Degraded)
+    }
+}
+
+/// One provider app in one account of one org.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Installation {
+    /// Its identifier.
+    pub id: InstallationId,
+    /// The app.
+    pub profile: ProfileId,
+    /// The org it answers for.
+    pub org: OrgId,
+    /// The provider.
+    pub provider: ProviderKind,
+    /// Whose app, and therefore whose credential.
+    pub owner: Ownership,
+    /// Where it is installed.
+    pub account: ExternalAccount,
+    /// What it may do now.
+    pub status: InstallationStatus,
+    /// Grows by one with every re-install; older lifecycle events are void.
+    pub epoch: i64,
+}
+
+/// How an agent wants its events.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeliveryFormat {
+    /// CloudEvents 1.0, structured JSON, signed as Standard Webhooks.
+    #[default]
+    Cloudevents,
+}
+
+/// Whether an agent is sent anything.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AgentStatus {
+    /// Events go out.
+    Active,
+    /// It answered 410: events wait until an operator sets it active again.
+    Paused,
+}
+
+impl AgentStatus {
+    /// The word in JSON and in the store.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Paused => "paused",
+        }
+    }
+}
+
+/// A program that answers people.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Agent {
+    /// Its identifier.
+    pub id: AgentId,
+    /// Its org; none for a platform agent.
+    pub org: Option<OrgId>,
+    /// Where events are posted.
+    pub endpoint: String,
+    /// How they look.
+    pub format: DeliveryFormat,
+    /// Whether they go out.
+    pub status: AgentStatus,
+}
+
+/// What an event must look like for a binding to hear it. Absent selects all; present must be equal, case included.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Selector {
+    /// The provider.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<ProviderKind>,
+    /// The installation's account: team, bot or phone number id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
+    /// The Slack workspace an event happened in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub team: Option<String>,
+    /// The conversation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channel: Option<String>,
+    /// The thread or topic within it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thread: Option<String>,
+    /// The sender's stable id, never a name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
+}
+
+/// Whose conversation a session is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SessionScope {
+    /// Everybody in the conversation shares it.
+    #[default]
+    Conversation,
+    /// Each sender has his own.
+    Peer,
+}
+
+/// Which agent hears which conversations.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Binding {
+    /// Its identifier.
+    pub id: BindingId,
+    /// The org.
+    pub org: OrgId,
+    /// The installation it listens to.
+    pub installation: InstallationId,
+    /// What it listens for.
+    pub select: Selector,
+    /// Who hears it.
+    pub agent: AgentId,
+    /// Lower goes first among equally specific ones.
+    pub priority: i64,
+    /// Off is as if it were not there.
+    pub enabled: bool,
+    /// Whose conversation a session is.
+    pub session: SessionScope,
+    /// A platform-mode binding that may take over when the org's own credential cannot be used.
+    pub allow_platform_fallback: bool,
+}
+
+/// What reads show of a secret.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct SecretFacts {
+    /// Keyed digest, shortened: tells two values apart, tells nothing of either.
+    pub fingerprint: String,
+    /// When it was put.
+    pub set_at: Timestamp,
+    /// `current`, `previous`.
+    pub state: &'static str,
+    /// When a previous one stops to verify.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+}

@@ -1,0 +1,111 @@
+//! A value that must not be seen.
+
+use std::fmt;
+
+use zeroize::Zeroizing;
+
+/// Text that prints as `[redacted]`, is wiped on drop, and is read only through [`Secret::expose`], so that every read
+/// can be found by its name. Not `Clone`, not `Serialize`.
+pub struct Secret(Zeroizing<String>);
+
+impl Secret {
+    /// Wraps the text.
+    pub fn new(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+
+    /// The text itself. Only proof, sealing and rendering of a request to its own provider may ask.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self::new(text)
+    }
+}
+
+/// Why a text is not fit to be a secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unfit {
+    /// Empty or blank.
+    Absent,
+    /// Fewer characters than the provider's own secrets have.
+    TooShort,
+    /// What templates and examples leave behind.
+    Placeholder,
+}
+
+const PLACEHOLDERS: [&str; 20] = [
+    "changeme",
+    "change-me",
+    "change_me",
+    "secret",
+    "password",
+    "placeholder",
+    "example",
+    "undefined",
+    "null",
+    "none",
+    "todo",
+    "xxx",
+    "test",
+    "your-secret",
+    "your_secret",
+    "your-signing-secret",
+    "your_signing_secret",
+    "dummy",
+    "default",
+    "redacted",
+];
+
+/// Judges whether `text` may be a secret of at least `chars_min` characters. Blank is absent: HMAC with an empty key
+/// verifies happily, which is how peers were forged.
+pub fn judge(text: &str, chars_min: usize) -> Result<(), Unfit> {
+    let trimmed = text.trim();
+    if trimmed.is_empty() {
+        return Err(Unfit::Absent);
+    }
+    let lower = trimmed.to_ascii_lowercase();
+    let first = lower.chars().next();
+    let templated = lower.contains("${") || lower.contains("{{") || (lower.starts_with('<') && lower.ends_with('>'));
+    if templated || PLACEHOLDERS.contains(&lower.as_str()) || PLACEHOLDERS.iter().any(|p| lower.trim_matches(['[', ']', '.', '!']) == *p) {
+        return Err(Unfit::Placeholder);
+    }
+    if trimmed.chars().count() < chars_min {
+        return Err(Unfit::TooShort);
+    }
+    if lower.chars().all(|c| Some(c) == first) {
+        return Err(Unfit::Placeholder);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_shows_nothing() {
+        assert_eq!(format!("{:?}", Secret::new("xoxb-canary".into())), "[redacted]");
+    }
+
+    #[test]
+    fn blank_short_and_placeholder_are_told_apart() {
+        assert_eq!(judge("", 8), Err(Unfit::Absent));
+        assert_eq!(judge(" \t\n", 8), Err(Unfit::Absent));
+        assert_eq!(judge("changeme", 8), Err(Unfit::Placeholder));
+        assert_eq!(judge("${SLACK_SECRET}", 8), Err(Unfit::Placeholder));
+        assert_eq!(judge("undefined", 8), Err(Unfit::Placeholder));
+        assert_eq!(judge("xxxxxxxxxxxxxxxx", 8), Err(Unfit::Placeholder));
+        assert_eq!(judge("abc", 8), Err(Unfit::TooShort));
+        assert_eq!(judge("8f742231b10e8888", 8), Ok(()));
+    }
+}

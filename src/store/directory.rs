@@ -1,0 +1,198 @@
+//! Everything operators declared, in memory: what the request path looks things up in, so that nothing waits for the
+//! database between proof and commit. Immutable; swapped whole after every change.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use crate::domain::clock::Timestamp;
+use crate::domain::ids::{AgentId, BindingId, InstallationId, OrgId, ProfileId};
+use crate::domain::installation::{Agent, AppProfile, Binding, ExternalAccount, Installation, Mode, Org, ProviderKind, SecretFacts};
+use crate::domain::rollout::Flag;
+
+/// A sealed value as it lies in the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SealedSecret {
+    /// Identifies the value; a credential's is `crd_…`.
+    pub id: String,
+    /// `signing_secret`, `verify_token`, `credential`, `token` and so on.
+    pub field: String,
+    /// `current` or `previous`.
+    pub slot: String,
+    /// The sealed bytes.
+    pub sealed: Vec<u8>,
+    /// Keyed digest.
+    pub fingerprint: String,
+    /// When it was put.
+    pub set: Timestamp,
+    /// When a previous one stops to count.
+    pub until: Option<Timestamp>,
+}
+
+impl SealedSecret {
+    /// What reads show.
+    pub fn facts(&self) -> SecretFacts {
+        SecretFacts {
+            fingerprint: self.fingerprint.chars().take(12).collect(),
+            set_at: self.set,
+            state: if self.slot == "previous" { "previous" } else { "current" },
+            until: self.until,
+        }
+    }
+}
+
+/// A resource with its sealed values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept<T> {
+    /// The resource.
+    pub item: T,
+    /// Its sealed values.
+    pub secrets: Vec<SealedSecret>,
+    /// When it was last changed.
+    pub updated: Timestamp,
+}
+
+impl<T> Kept<T> {
+    /// The current value of a field.
+    pub fn secret(&self, field: &str) -> Option<&SealedSecret> {
+        self.secrets.iter().find(|s| s.field == field && s.slot == "current")
+    }
+}
+
+/// Where a webhook address leads.
+#[derive(Clone, Debug)]
+pub enum Locator {
+    /// To this profile.
+    Profile(Arc<Kept<AppProfile>>),
+    /// To one that was removed.
+    Gone(ProfileId),
+}
+
+/// The whole declared state.
+#[derive(Clone, Debug, Default)]
+pub struct Directory {
+    /// Orgs.
+    pub orgs: BTreeMap<OrgId, Arc<Kept<Org>>>,
+    /// App profiles.
+    pub profiles: BTreeMap<ProfileId, Arc<Kept<AppProfile>>>,
+    /// Installations.
+    pub installations: BTreeMap<InstallationId, Arc<Kept<Installation>>>,
+    /// Agents.
+    pub agents: BTreeMap<AgentId, Arc<Kept<Agent>>>,
+    /// Bindings.
+    pub bindings: BTreeMap<BindingId, Arc<Kept<Binding>>>,
+    /// Rollout flags.
+    pub flags: BTreeMap<ProviderKind, Flag>,
+    pub(super) ingress: HashMap<String, Locator>,
+    pub(super) accounts: HashMap<(ProfileId, String), Vec<Arc<Kept<Installation>>>>,
+    pub(super) modes_by_account: HashMap<String, Vec<Mode>>,
+    pub(super) bindings_by_installation: HashMap<InstallationId, Vec<Arc<Kept<Binding>>>>,
+    pub(super) agents_by_token: HashMap<String, AgentId>,
+}
+
+impl Directory {
+    /// The profile of a webhook address.
+    pub fn locate(&self, ingress_id: &str) -> Option<&Locator> {
+        self.ingress.get(ingress_id)
+    }
+
+    /// The installations of one profile that have this account; more than one is ambiguous, and refused.
+    pub fn by_account(&self, profile: &ProfileId, account: &str) -> &[Arc<Kept<Installation>>] {
+        self.accounts.get(&(profile.clone(), account.to_owned())).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether some tenant's own app has this account.
+    pub fn account_is_byoa(&self, account: &str) -> bool {
+        self.modes_by_account.get(account).is_some_and(|modes| modes.contains(&Mode::Byoa))
+    }
+
+    /// The bindings of an installation.
+    pub fn bindings_of(&self, installation: &InstallationId) -> &[Arc<Kept<Binding>>] {
+        self.bindings_by_installation.get(installation).map_or(&[], Vec::as_slice)
+    }
+
+    /// The agent with this token, by the token's keyed digest.
+    pub fn agent_by_token(&self, fingerprint: &str) -> Option<&Arc<Kept<Agent>>> {
+        self.agents.get(self.agents_by_token.get(fingerprint)?)
+    }
+
+    /// One installation, for the org it must belong to.
+    pub fn installation_of(&self, org: &OrgId, id: &InstallationId) -> Option<&Arc<Kept<Installation>>> {
+        self.installations.get(id).filter(|i| i.item.org == *org)
+    }
+
+    /// The flag of a provider; absence is `off`.
+    pub fn flag(&self, provider: ProviderKind) -> Flag {
+        self.flags.get(&provider).cloned().unwrap_or_default()
+    }
+
+    /// Rebuilds every lookup from the resources.
+    pub(super) fn index(&mut self) {
+        for installation in self.installations.values() {
+            let mode = installation.item.owner.mode();
+            for key in lookup_keys(&installation.item.account) {
+                self.modes_by_account.entry(key.clone()).or_default().push(mode);
+                self.accounts.entry((installation.item.profile.clone(), key)).or_default().push(installation.clone());
+            }
+        }
+        for binding in self.bindings.values() {
+            self.bindings_by_installation.entry(binding.item.installation.clone()).or_default().push(binding.clone());
+        }
+        for agent in self.agents.values() {
+            if let Some(token) = agent.secret("token") {
+                self.agents_by_token.insert(token.fingerprint.clone(), agent.item.id.clone());
+            }
+        }
+    }
+}
+
+/// How an event's account is looked up.
+pub fn lookup_keys(account: &ExternalAccount) -> Vec<String> {
+    match account {
+        ExternalAccount::Slack { team_id: Some(team), .. } => vec![format!("team:{team}")],
+        ExternalAccount::Slack { team_id: None, enterprise_id } => {
+            enterprise_id.iter().map(|e| format!("enterprise:{e}")).collect()
+        }
+        ExternalAccount::Telegram { bot_id, chats } if chats.is_empty() => vec![format!("bot:{bot_id}/*"), "bot/*".to_owned()],
+        ExternalAccount::Telegram { bot_id, chats } => {
+            let mut keys: Vec<String> = chats.iter().map(|c| format!("chat:{c}")).collect();
+            keys.extend(chats.iter().map(|c| format!("bot:{bot_id}/{c}")));
+            keys
+        }
+        ExternalAccount::WhatsApp { waba_id, phone_number_id } => {
+            vec![format!("number:{phone_number_id}"), format!("waba:{waba_id}")]
+        }
+    }
+}
+
+/// What an installation claims for itself: `(account, owner)` pairs; the store lets each account have one owner overall
+/// and one installation per profile.
+///
+/// A shared bot is owned by its app's owner as a whole and by an org chat by chat, so it makes two kinds of claims.
+pub fn claims(installation: &Installation) -> Vec<(String, String)> {
+    let org = installation.org.as_str().to_owned();
+    match &installation.account {
+        ExternalAccount::Slack { team_id: Some(team), .. } => vec![(format!("slack:team:{team}"), org)],
+        ExternalAccount::Slack { team_id: None, enterprise_id } => {
+            enterprise_id.iter().map(|e| (format!("slack:enterprise:{e}"), org.clone())).collect()
+        }
+        ExternalAccount::Telegram { bot_id, chats } => {
+            let mut all = Vec::new();
+            if chats.is_empty() {
+                all.push((format!("telegram:bot:{bot_id}/*"), org.clone()));
+            }
+            all.extend(chats.iter().map(|c| (format!("telegram:bot:{bot_id}/{c}"), org.clone())));
+            all
+        }
+        ExternalAccount::WhatsApp { phone_number_id, .. } => vec![(format!("whatsapp:number:{phone_number_id}"), org)],
+    }
+}
+
+/// The bot itself belongs to the owner of the app, whoever's chats it serves.
+pub fn bot_owner(installation: &Installation) -> Option<(String, String)> {
+    match &installation.account {
+        ExternalAccount::Telegram { bot_id, .. } => {
+            Some((format!("telegram:bot:{bot_id}"), format!("{}:{}", installation.owner.as_str(), installation.profile)))
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,678 @@
+//! Every statement that writes, once. Rows of one kind go in by many at a time: a statement costs a walk to SQLite's
+//! thread and back.
+
+use std::collections::HashSet;
+
+use sqlx::query::Query;
+use sqlx::sqlite::SqliteArguments;
+use sqlx::{AssertSqlSafe, Row, Sqlite, SqliteConnection};
+
+use super::directory::{bot_owner, claims};
+use super::writer::failed;
+use super::{AcceptRequest, Change, FinishedSend, NewEvent, NewSend, Resource, SecretPut, SendStart, StoreError};
+use crate::domain::clock::Timestamp;
+use crate::domain::delivery::{Attempt, Claimed, Settled};
+use crate::domain::ids::{AgentId, DecisionId, DeliveryId, EventId, OrgId, RequestId, SessionId};
+use crate::domain::record::{AuditRecord, Decision, RefusalRecord};
+
+pub(super) const SEED_FLAG: &str = "INSERT INTO flags (name, enabled, stage, canary, reason, changed_by, changed_ms, version) \
+     VALUES ($1, $2, $3, '[]', 'seeded from rollout.initial', 'gateway', $4, 1) ON CONFLICT DO NOTHING";
+
+/// Idempotency records are kept this long.
+const SEND_KEPT_MS: i64 = 24 * 3_600_000;
+
+pub(super) struct EventRow<'a> {
+    pub request: &'a AcceptRequest,
+    pub event: &'a NewEvent,
+    pub session: SessionId,
+    pub session_new: bool,
+}
+
+pub(super) struct DecisionRow {
+    pub id: DecisionId,
+    pub at: Timestamp,
+    pub org: Option<OrgId>,
+    pub subject: String,
+    pub decision: std::sync::Arc<Decision>,
+    pub request: RequestId,
+}
+
+pub(super) struct SessionRow<'a> {
+    pub id: &'a SessionId,
+    pub event: &'a NewEvent,
+    pub now: Timestamp,
+    pub predecessor: Option<SessionId>,
+}
+
+type Bound<'q> = Query<'q, Sqlite, SqliteArguments>;
+
+/// Rows per statement, largest first; few sizes, so that each statement is prepared once.
+const CHUNKS: [usize; 4] = [64, 16, 4, 1];
+
+/// `head` with `columns` placeholders for each of `rows` rows.
+fn many(head: &str, columns: usize, rows: usize, tail: &str) -> String {
+    let mut sql = String::with_capacity(head.len() + rows * columns * 5 + tail.len());
+    sql.push_str(head);
+    let mut n = 0;
+    for row in 0..rows {
+        sql.push_str(if row == 0 { " (" } else { ",(" });
+        for column in 0..columns {
+            n += 1;
+            if column > 0 {
+                sql.push(',');
+            }
+            sql.push('$');
+            sql.push_str(&n.to_string());
+        }
+        sql.push(')');
+    }
+    sql.push_str(tail);
+    sql
+}
+
+async fn insert<'a, T>(
+    conn: &mut SqliteConnection,
+    head: &str,
+    columns: usize,
+    rows: &'a [T],
+    bind: impl for<'q> Fn(Bound<'q>, &'a T) -> Bound<'q>,
+) -> Result<(), StoreError> {
+    let mut rest = rows;
+    for size in CHUNKS {
+        while let Some((chunk, behind)) = rest.split_at_checked(size) {
+            let sql = many(head, columns, size, "");
+            let query = chunk.iter().fold(sqlx::query(AssertSqlSafe(sql)), &bind);
+            query.execute(&mut *conn).await.map_err(failed)?;
+            rest = behind;
+        }
+    }
+    Ok(())
+}
+
+pub(super) async fn run(conn: &mut SqliteConnection, sql: &'static str) -> Result<(), StoreError> {
+    sqlx::query(sql).execute(conn).await.map(|_| ()).map_err(failed)
+}
+
+/// Inserts the dedupe keys; the events whose keys were new.
+pub(super) async fn insert_dedupe(conn: &mut SqliteConnection, events: &[(&AcceptRequest, &NewEvent)]) -> Result<HashSet<String>, StoreError> {
+    const HEAD: &str = "INSERT INTO dedupe (key, installation, event, expires_ms) VALUES";
+    let mut fresh = HashSet::with_capacity(events.len());
+    let mut rest = events;
+    for size in CHUNKS {
+        while let Some((chunk, behind)) = rest.split_at_checked(size) {
+            let sql = many(HEAD, 4, size, " ON CONFLICT DO NOTHING RETURNING event");
+            let query = chunk.iter().fold(sqlx::query(AssertSqlSafe(sql)), |q, (_, e)| {
+                q.bind(e.dedupe_key.as_str()).bind(e.installation.as_str()).bind(e.id.as_str()).bind(e.dedupe_until.ms())
+            });
+            for row in query.fetch_all(&mut *conn).await.map_err(failed)? {
+                fresh.insert(row.try_get(0).map_err(failed)?);
+            }
+            rest = behind;
+        }
+    }
+    Ok(fresh)
+}
+
+pub(super) async fn insert_events(conn: &mut SqliteConnection, rows: &[EventRow<'_>]) -> Result<(), StoreError> {
+    const HEAD: &str = "INSERT INTO events (id, received_ms, org, provider, mode, profile, installation, agent, binding, session, \
+         session_new, kind, type, provider_event_id, provider_event_type, principal, verified_with, normal_json, raw, media_type, \
+         request) VALUES";
+    insert(conn, HEAD, 21, rows, |q, r| {
+        let e = r.event;
+        q.bind(e.id.as_str())
+            .bind(r.request.received.ms())
+            .bind(e.org.as_str())
+            .bind(e.provider.as_str())
+            .bind(e.mode.as_str())
+            .bind(e.profile.as_str())
+            .bind(e.installation.as_str())
+            .bind(e.agent.as_str())
+            .bind(e.binding.as_str())
+            .bind(r.session.as_str())
+            .bind(i64::from(r.session_new))
+            .bind(e.kind.as_str())
+            .bind(e.kind.cloud_type())
+            .bind(e.provider_event_id.as_str())
+            .bind(e.provider_event_type.as_str())
+            .bind(e.principal.as_str())
+            .bind(e.verified_with)
+            .bind(serde_json::to_string(&e.normal).unwrap_or_default())
+            .bind(e.raw.to_vec())
+            .bind(e.media_type)
+            .bind(r.request.request.as_str())
+    })
+    .await
+}
+
+pub(super) async fn insert_deliveries(conn: &mut SqliteConnection, rows: &[EventRow<'_>]) -> Result<(), StoreError> {
+    const HEAD: &str =
+        "INSERT INTO deliveries (id, event, org, agent, session, created_ms, due_ms, attempt, lease, state) VALUES";
+    insert(conn, HEAD, 10, rows, |q, r| {
+        let e = r.event;
+        q.bind(e.delivery.as_str())
+            .bind(e.id.as_str())
+            .bind(e.org.as_str())
+            .bind(e.agent.as_str())
+            .bind(r.session.as_str())
+            .bind(r.request.received.ms())
+            .bind(r.request.received.ms())
+            .bind(0)
+            .bind(0)
+            .bind("pending")
+    })
+    .await
+}
+
+fn policies_json(policies: &[String]) -> String {
+    serde_json::to_string(policies).unwrap_or_default()
+}
+
+pub(super) async fn insert_decisions(conn: &mut SqliteConnection, rows: &[DecisionRow]) -> Result<(), StoreError> {
+    const HEAD: &str = "INSERT INTO decisions (id, at_ms, org, subject, action, principal, resource, facts_json, allowed, code, \
+         policies_json, version, request) VALUES";
+    insert(conn, HEAD, 13, rows, |q, r| {
+        let d = &r.decision;
+        q.bind(r.id.as_str())
+            .bind(r.at.ms())
+            .bind(r.org.as_ref().map(OrgId::as_str))
+            .bind(r.subject.as_str())
+            .bind(d.action)
+            .bind(d.principal.as_str())
+            .bind(d.resource.as_str())
+            .bind(d.facts.as_str())
+            .bind(i64::from(d.allowed))
+            .bind(d.code.map(|c| c.as_str()))
+            .bind(policies_json(&d.policies))
+            .bind(&*d.version)
+            .bind(r.request.as_str())
+    })
+    .await
+}
+
+pub(super) async fn insert_refusals(conn: &mut SqliteConnection, rows: &[&RefusalRecord]) -> Result<(), StoreError> {
+    const HEAD: &str = "INSERT INTO refusals (at_ms, provider, profile, installation, org, code, policies_json, version, digest, \
+         excerpt, request) VALUES";
+    insert(conn, HEAD, 11, rows, |q, r| {
+        q.bind(r.at.ms())
+            .bind(r.provider.as_str())
+            .bind(r.profile.as_str())
+            .bind(r.installation.as_ref().map(|i| i.as_str()))
+            .bind(r.org.as_ref().map(OrgId::as_str))
+            .bind(r.code.as_str())
+            .bind(policies_json(&r.policies))
+            .bind(r.version.as_deref())
+            .bind(hex::encode(r.digest))
+            .bind(r.excerpt.as_deref())
+            .bind(r.request.as_str())
+    })
+    .await
+}
+
+pub(super) async fn insert_audit(conn: &mut SqliteConnection, rows: &[AuditRecord]) -> Result<(), StoreError> {
+    const HEAD: &str = "INSERT INTO audit (at_ms, actor, action, target, org, outcome, code, policies_json, version, request, \
+         detail_json) VALUES";
+    insert(conn, HEAD, 11, rows, |q, r| {
+        q.bind(r.at.ms())
+            .bind(r.actor.as_str())
+            .bind(r.action)
+            .bind(r.target.as_str())
+            .bind(r.org.as_ref().map(OrgId::as_str))
+            .bind(r.outcome)
+            .bind(r.code.map(|c| c.as_str()))
+            .bind(policies_json(&r.policies))
+            .bind(r.version.as_deref())
+            .bind(r.request.as_ref().map(|r| r.as_str()))
+            .bind(r.detail.as_deref())
+    })
+    .await
+}
+
+pub(super) async fn active_session(conn: &mut SqliteConnection, key: &str) -> Result<Option<(SessionId, Timestamp, Timestamp)>, StoreError> {
+    let row = sqlx::query("SELECT id, created_ms, last_ms FROM sessions WHERE key = $1 AND status = 'active'")
+        .bind(key)
+        .fetch_optional(conn)
+        .await
+        .map_err(failed)?;
+    let Some(row) = row else { return Ok(None) };
+    let id: String = row.try_get(0).map_err(failed)?;
+    let id = SessionId::parse(&id).ok_or_else(|| StoreError::Corrupt(format!("session id `{id}`")))?;
+    let (created, last) = (row.try_get(1).map_err(failed)?, row.try_get(2).map_err(failed)?);
+    Ok(Some((id, Timestamp::from_ms(created), Timestamp::from_ms(last))))
+}
+
+pub(super) async fn touch_session(conn: &mut SqliteConnection, id: &SessionId, last: Timestamp) -> Result<(), StoreError> {
+    let query = sqlx::query("UPDATE sessions SET last_ms = $2 WHERE id = $1").bind(id.as_str()).bind(last.ms());
+    query.execute(conn).await.map(|_| ()).map_err(failed)
+}
+
+pub(super) async fn close_session(conn: &mut SqliteConnection, id: &SessionId, status: &'static str) -> Result<(), StoreError> {
+    let query = sqlx::query("UPDATE sessions SET status = $2 WHERE id = $1").bind(id.as_str()).bind(status);
+    query.execute(conn).await.map(|_| ()).map_err(failed)
+}
+
+pub(super) async fn insert_session(conn: &mut SqliteConnection, row: &SessionRow<'_>) -> Result<(), StoreError> {
+    let e = row.event;
+    let conversation = e.normal.conversation.as_ref();
+    sqlx::query(
+        "INSERT INTO sessions (id, key, org, provider, installation, agent, conversation, thread, peer, status, created_ms, last_ms, \
+         predecessor) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'active', $10, $10, $11)",
+    )
+    .bind(row.id.as_str())
+    .bind(e.session_key.as_str())
+    .bind(e.org.as_str())
+    .bind(e.provider.as_str())
+    .bind(e.installation.as_str())
+    .bind(e.agent.as_str())
+    .bind(conversation.map_or("", |c| c.id.as_str()))
+    .bind(conversation.and_then(|c| c.thread.as_deref()))
+    .bind(e.peer.as_deref())
+    .bind(row.now.ms())
+    .bind(row.predecessor.as_ref().map(|p| p.as_str()))
+    .execute(conn)
+    .await
+    .map(|_| ())
+    .map_err(failed)
+}
+
+/// Claims the oldest open delivery of each session that is due and not leased. Paused agents' wait.
+pub(super) async fn claim(
+    conn: &mut SqliteConnection,
+    limit: usize,
+    lease_ms: i64,
+    now: Timestamp,
+    paused: &str,
+) -> Result<Vec<Claimed>, StoreError> {
+    let rows = sqlx::query(
+        "UPDATE deliveries SET state = 'leased', attempt = attempt + 1, lease = lease + 1, lease_until_ms = $1 + $2 \
+         WHERE seq IN (SELECT d.seq FROM deliveries d INDEXED BY deliveries_open \
+           WHERE d.settled_ms IS NULL AND d.due_ms <= $1 AND (d.lease_until_ms IS NULL OR d.lease_until_ms <= $1) \
+             AND d.agent NOT IN (SELECT value FROM json_each($4)) \
+             AND NOT EXISTS (SELECT 1 FROM deliveries e INDEXED BY deliveries_open \
+               WHERE e.settled_ms IS NULL AND e.session = d.session AND e.seq < d.seq) \
+           ORDER BY d.seq LIMIT $3) \
+         RETURNING id, event, org, agent, session, lease, attempt",
+    )
+    .bind(now.ms())
+    .bind(lease_ms)
+    .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+    .bind(paused)
+    .fetch_all(conn)
+    .await
+    .map_err(failed)?;
+    rows.iter()
+        .map(|row| {
+            let text = |i: usize| row.try_get::<String, _>(i).map_err(failed);
+            let odd = |what: &str| StoreError::Corrupt(format!("delivery with a damaged {what}"));
+            Ok(Claimed {
+                id: DeliveryId::parse(&text(0)?).ok_or_else(|| odd("id"))?,
+                event: EventId::parse(&text(1)?).ok_or_else(|| odd("event"))?,
+                org: OrgId::parse(&text(2)?).map_err(|_| odd("org"))?,
+                agent: AgentId::parse(&text(3)?).map_err(|_| odd("agent"))?,
+                session: SessionId::parse(&text(4)?).ok_or_else(|| odd("session"))?,
+                lease: row.try_get(5).map_err(failed)?,
+                attempt: row.try_get(6).map_err(failed)?,
+            })
+        })
+        .collect()
+}
+
+/// Settles, fenced by the lease: an old worker that wakes up late changes nothing.
+pub(super) async fn settle(
+    conn: &mut SqliteConnection,
+    claimed: &Claimed,
+    settled: &Settled,
+    attempt: &Attempt,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    let (state, due, settled_ms, code) = match settled {
+        Settled::Delivered => ("delivered", None, Some(now.ms()), None),
+        Settled::RetryAt(at) => ("pending", Some(at.ms()), None, attempt.code),
+        Settled::Dead(code) => ("dead", None, Some(now.ms()), Some(*code)),
+        Settled::AgentGone => ("pending", Some(now.ms()), None, attempt.code),
+    };
+    let changed = sqlx::query(
+        "UPDATE deliveries SET state = $3, due_ms = COALESCE($4, due_ms), settled_ms = $5, code = $6, lease_until_ms = NULL \
+         WHERE id = $1 AND lease = $2 AND settled_ms IS NULL",
+    )
+    .bind(claimed.id.as_str())
+    .bind(claimed.lease)
+    .bind(state)
+    .bind(due)
+    .bind(settled_ms)
+    .bind(code.map(|c| c.as_str()))
+    .execute(&mut *conn)
+    .await
+    .map_err(failed)?
+    .rows_affected();
+    if changed == 0 {
+        return Ok(false);
+    }
+    sqlx::query("INSERT OR REPLACE INTO attempts (delivery, number, at_ms, took_ms, status, code) VALUES ($1, $2, $3, $4, $5, $6)")
+        .bind(claimed.id.as_str())
+        .bind(attempt.number)
+        .bind(attempt.at.ms())
+        .bind(attempt.took_ms)
+        .bind(attempt.status.map(i64::from))
+        .bind(attempt.code.map(|c| c.as_str()))
+        .execute(&mut *conn)
+        .await
+        .map_err(failed)?;
+    let line = |action, target: &str, outcome, code| AuditRecord {
+        at: now,
+        actor: "gateway".into(),
+        action,
+        target: target.into(),
+        org: Some(claimed.org.clone()),
+        outcome,
+        code,
+        policies: std::sync::Arc::new([]),
+        version: None,
+        request: None,
+        detail: None,
+    };
+    match settled {
+        Settled::Dead(code) => insert_audit(conn, &[line("delivery.dead", claimed.id.as_str(), "refused", Some(*code))]).await?,
+        Settled::AgentGone => {
+            sqlx::query("UPDATE resources SET body = json_set(body, '$.status', 'paused'), updated_ms = $2 WHERE kind = 'agents' AND id = $1")
+                .bind(claimed.agent.as_str())
+                .bind(now.ms())
+                .execute(&mut *conn)
+                .await
+                .map_err(failed)?;
+            insert_audit(conn, &[line("agent.pause", claimed.agent.as_str(), "done", attempt.code)]).await?;
+        }
+        Settled::Delivered | Settled::RetryAt(_) => {}
+    }
+    Ok(true)
+}
+
+pub(super) async fn release(conn: &mut SqliteConnection, claimed: &[Claimed]) -> Result<(), StoreError> {
+    for c in claimed {
+        sqlx::query("UPDATE deliveries SET state = 'pending', lease_until_ms = NULL, attempt = attempt - 1 WHERE id = $1 AND lease = $2 AND settled_ms IS NULL")
+            .bind(c.id.as_str())
+            .bind(c.lease)
+            .execute(&mut *conn)
+            .await
+            .map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// `None` when there is no such delivery, `false` when it is still open.
+pub(super) async fn replay(conn: &mut SqliteConnection, id: &DeliveryId, audit: &AuditRecord, now: Timestamp) -> Result<Option<bool>, StoreError> {
+    let open: Option<bool> = sqlx::query_scalar("SELECT settled_ms IS NULL FROM deliveries WHERE id = $1")
+        .bind(id.as_str())
+        .fetch_optional(&mut *conn)
+        .await
+        .map_err(failed)?;
+    match open {
+        None => return Ok(None),
+        Some(true) => return Ok(Some(false)),
+        Some(false) => {}
+    }
+    sqlx::query("UPDATE deliveries SET state = 'pending', settled_ms = NULL, due_ms = $2, code = NULL, attempt = 0, lease_until_ms = NULL WHERE id = $1")
+        .bind(id.as_str())
+        .bind(now.ms())
+        .execute(&mut *conn)
+        .await
+        .map_err(failed)?;
+    // A replay counts its attempts anew.
+    sqlx::query("DELETE FROM attempts WHERE delivery = $1").bind(id.as_str()).execute(&mut *conn).await.map_err(failed)?;
+    insert_audit(conn, std::slice::from_ref(audit)).await?;
+    Ok(Some(true))
+}
+
+pub(super) async fn begin_send(conn: &mut SqliteConnection, send: &NewSend) -> Result<SendStart, StoreError> {
+    let known = sqlx::query("SELECT digest, state, status, answer_json FROM sends WHERE agent = $1 AND key = $2")
+        .bind(send.agent.as_str())
+        .bind(send.key.as_str())
+        .fetch_optional(&mut *conn)
+        .await
+        .map_err(failed)?;
+    if let Some(row) = known {
+        let digest: String = row.try_get(0).map_err(failed)?;
+        let state: String = row.try_get(1).map_err(failed)?;
+        if digest != send.digest {
+            return Ok(SendStart::Conflict);
+        }
+        if state == "started" {
+            return Ok(SendStart::InFlight);
+        }
+        let status: i64 = row.try_get(2).map_err(failed)?;
+        let answer: String = row.try_get(3).map_err(failed)?;
+        return Ok(SendStart::Answered {
+            status: u16::try_from(status).unwrap_or(500),
+            answer: serde_json::from_str(&answer).unwrap_or_default(),
+        });
+    }
+    sqlx::query("INSERT INTO sends (id, agent, key, digest, state, fallback, created_ms) VALUES ($1, $2, $3, $4, 'started', 0, $5)")
+        .bind(send.id.as_str())
+        .bind(send.agent.as_str())
+        .bind(send.key.as_str())
+        .bind(send.digest.as_str())
+        .bind(send.at.ms())
+        .execute(conn)
+        .await
+        .map_err(failed)?;
+    Ok(SendStart::Fresh)
+}
+
+pub(super) async fn finish_send(conn: &mut SqliteConnection, send: &FinishedSend) -> Result<(), StoreError> {
+    let at = send.audit.at;
+    if send.state == "retry" {
+        sqlx::query("DELETE FROM sends WHERE id = $1").bind(send.id.as_str()).execute(&mut *conn).await.map_err(failed)?;
+    } else {
+        sqlx::query(
+            "UPDATE sends SET state = $2, status = $3, answer_json = $4, org = $5, installation = $6, session = $7, conversation = $8, \
+             credential = $9, owner = $10, fallback = $11, provider_message_id = $12, code = $13, decision = $14, finished_ms = $15 \
+             WHERE id = $1",
+        )
+        .bind(send.id.as_str())
+        .bind(send.state)
+        .bind(i64::from(send.status))
+        .bind(send.answer.to_string())
+        .bind(send.org.as_ref().map(OrgId::as_str))
+        .bind(send.installation.as_ref().map(|i| i.as_str()))
+        .bind(send.session.as_deref())
+        .bind(send.conversation.as_deref())
+        .bind(send.credential.as_deref())
+        .bind(send.owner)
+        .bind(i64::from(send.fallback))
+        .bind(send.provider_message_id.as_deref())
+        .bind(send.code.map(|c| c.as_str()))
+        .bind(send.decisions.last().map(|(id, _)| id.as_str()))
+        .bind(at.ms())
+        .execute(&mut *conn)
+        .await
+        .map_err(failed)?;
+    }
+    let request = send.audit.request.clone().unwrap_or_else(|| RequestId::fresh(at));
+    let rows: Vec<DecisionRow> = send
+        .decisions
+        .iter()
+        .map(|(id, decision)| DecisionRow {
+            id: id.clone(),
+            at,
+            org: send.org.clone(),
+            subject: send.id.to_string(),
+            decision: decision.clone(),
+            request: request.clone(),
+        })
+        .collect();
+    insert_decisions(conn, &rows).await?;
+    insert_audit(conn, std::slice::from_ref(&send.audit)).await
+}
+
+pub(super) async fn abandon_sends(conn: &mut SqliteConnection, now: Timestamp) -> Result<u64, StoreError> {
+    let answer = serde_json::json!({"status": 504, "code": crate::domain::reason::ReasonCode::EgressOutcomeUnknown});
+    sqlx::query("UPDATE sends SET state = 'unknown', status = 504, answer_json = $1, code = $2, finished_ms = $3 WHERE state = 'started'")
+        .bind(answer.to_string())
+        .bind(crate::domain::reason::ReasonCode::EgressOutcomeUnknown.as_str())
+        .bind(now.ms())
+        .execute(conn)
+        .await
+        .map(|r| r.rows_affected())
+        .map_err(failed)
+}
+
+pub(super) async fn sweep(conn: &mut SqliteConnection, now: Timestamp) -> Result<u64, StoreError> {
+    let dedupe = sqlx::query("DELETE FROM dedupe WHERE expires_ms <= $1").bind(now.ms()).execute(&mut *conn).await.map_err(failed)?;
+    let sends = sqlx::query("DELETE FROM sends WHERE state <> 'started' AND created_ms <= $1")
+        .bind(now.ms() - SEND_KEPT_MS)
+        .execute(&mut *conn)
+        .await
+        .map_err(failed)?;
+    Ok(dedupe.rows_affected() + sends.rows_affected())
+}
+
+pub(super) async fn apply(conn: &mut SqliteConnection, changes: &[Change], audit: &[AuditRecord], now: Timestamp) -> Result<(), StoreError> {
+    for change in changes {
+        match change {
+            Change::Put(resource, secrets) => put(conn, resource, secrets, now).await?,
+            Change::DropSecret { kind, owner, field, slot } => {
+                sqlx::query("DELETE FROM secrets WHERE kind = $1 AND owner = $2 AND field = $3 AND slot = $4")
+                    .bind(*kind)
+                    .bind(owner.as_str())
+                    .bind(field.as_str())
+                    .bind(*slot)
+                    .execute(&mut *conn)
+                    .await
+                    .map_err(failed)?;
+            }
+            Change::Delete { kind, id } => delete(conn, kind, id, now).await?,
+        }
+    }
+    insert_audit(conn, audit).await
+}
+
+async fn put(conn: &mut SqliteConnection, resource: &Resource, secrets: &[SecretPut], now: Timestamp) -> Result<(), StoreError> {
+    let body = match resource {
+        Resource::Org(r) => serde_json::to_string(r),
+        Resource::Agent(r) => serde_json::to_string(r),
+        Resource::Profile(r) => serde_json::to_string(r),
+        Resource::Installation(r) => serde_json::to_string(r),
+        Resource::Binding(r) => serde_json::to_string(r),
+    };
+    let body = body.map_err(|e| StoreError::Unavailable(e.to_string()))?;
+    sqlx::query(
+        "INSERT INTO resources (kind, id, org, body, created_ms, updated_ms) VALUES ($1, $2, $3, $4, $5, $5) \
+         ON CONFLICT (kind, id) DO UPDATE SET org = excluded.org, body = excluded.body, updated_ms = excluded.updated_ms",
+    )
+    .bind(resource.kind())
+    .bind(resource.id())
+    .bind(resource.org().map(OrgId::as_str))
+    .bind(body)
+    .bind(now.ms())
+    .execute(&mut *conn)
+    .await
+    .map_err(failed)?;
+    match resource {
+        Resource::Profile(profile) => {
+            let taken: Option<String> = sqlx::query_scalar("SELECT profile FROM ingress_ids WHERE ingress_id = $1")
+                .bind(profile.ingress_id.as_str())
+                .fetch_optional(&mut *conn)
+                .await
+                .map_err(failed)?;
+            if taken.as_deref().is_some_and(|t| t != profile.id.as_str()) {
+                return Err(StoreError::Conflict(format!("ingress_id of profile `{}` belongs to another profile", profile.id)));
+            }
+            sqlx::query(
+                "INSERT INTO ingress_ids (ingress_id, profile) VALUES ($1, $2) ON CONFLICT (ingress_id) DO UPDATE SET removed_ms = NULL",
+            )
+            .bind(profile.ingress_id.as_str())
+            .bind(profile.id.as_str())
+            .execute(&mut *conn)
+            .await
+            .map_err(failed)?;
+        }
+        Resource::Installation(installation) => claim_accounts(conn, installation).await?,
+        _ => {}
+    }
+    for put in secrets {
+        let s = &put.secret;
+        sqlx::query(
+            "INSERT INTO secrets (kind, owner, field, slot, id, sealed, fingerprint, set_ms, until_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) \
+             ON CONFLICT (kind, owner, field, slot) DO UPDATE SET id = excluded.id, sealed = excluded.sealed, \
+             fingerprint = excluded.fingerprint, set_ms = excluded.set_ms, until_ms = excluded.until_ms",
+        )
+        .bind(put.kind)
+        .bind(put.owner.as_str())
+        .bind(s.field.as_str())
+        .bind(s.slot.as_str())
+        .bind(s.id.as_str())
+        .bind(s.sealed.clone())
+        .bind(s.fingerprint.as_str())
+        .bind(s.set.ms())
+        .bind(s.until.map(Timestamp::ms))
+        .execute(&mut *conn)
+        .await
+        .map_err(failed)?;
+    }
+    Ok(())
+}
+
+async fn claim_accounts(conn: &mut SqliteConnection, installation: &crate::domain::installation::Installation) -> Result<(), StoreError> {
+    free_accounts(conn, installation.id.as_str()).await?;
+    if let Some((account, owner)) = bot_owner(installation) {
+        own(conn, &account, &owner).await?;
+    }
+    for (account, owner) in claims(installation) {
+        own(conn, &account, &owner).await?;
+        sqlx::query("INSERT INTO claims (account, profile, installation, owner) VALUES ($1, $2, $3, $4)")
+            .bind(account.as_str())
+            .bind(installation.profile.as_str())
+            .bind(installation.id.as_str())
+            .bind(owner)
+            .execute(&mut *conn)
+            .await
+            .map_err(|e| taken(e, &account))?;
+    }
+    Ok(())
+}
+
+async fn own(conn: &mut SqliteConnection, account: &str, owner: &str) -> Result<(), StoreError> {
+    sqlx::query("INSERT INTO owners (account, owner) VALUES ($1, $2) ON CONFLICT (account) DO NOTHING")
+        .bind(account)
+        .bind(owner)
+        .execute(&mut *conn)
+        .await
+        .map_err(failed)?;
+    let holder: String =
+        sqlx::query_scalar("SELECT owner FROM owners WHERE account = $1").bind(account).fetch_one(&mut *conn).await.map_err(failed)?;
+    if holder == owner { Ok(()) } else { Err(StoreError::Conflict(format!("account {account} belongs to another owner"))) }
+}
+
+fn taken(error: sqlx::Error, account: &str) -> StoreError {
+    match failed(error) {
+        StoreError::Conflict(_) => StoreError::Conflict(format!("account {account} belongs to another installation")),
+        other => other,
+    }
+}
+
+async fn free_accounts(conn: &mut SqliteConnection, installation: &str) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM claims WHERE installation = $1").bind(installation).execute(&mut *conn).await.map_err(failed)?;
+    sqlx::query(
+        "DELETE FROM owners WHERE NOT EXISTS (SELECT 1 FROM claims c WHERE c.account = owners.account) \
+         AND NOT EXISTS (SELECT 1 FROM claims c WHERE c.account >= owners.account || '/' AND c.account < owners.account || '0')",
+    )
+    .execute(conn)
+    .await
+    .map(|_| ())
+    .map_err(failed)
+}
+
+async fn delete(conn: &mut SqliteConnection, kind: &str, id: &str, now: Timestamp) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM resources WHERE kind = $1 AND id = $2").bind(kind).bind(id).execute(&mut *conn).await.map_err(failed)?;
+    sqlx::query("DELETE FROM secrets WHERE kind = $1 AND owner = $2").bind(kind).bind(id).execute(&mut *conn).await.map_err(failed)?;
+    match kind {
+        "profiles" => sqlx::query("UPDATE ingress_ids SET removed_ms = $2 WHERE profile = $1")
+            .bind(id)
+            .bind(now.ms())
+            .execute(conn)
+            .await
+            .map(|_| ())
+            .map_err(failed),
+        "installations" => free_accounts(conn, id).await,
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,333 @@
+//! The one writer: drains what is queued, one commit, then the acks.
+//!
+//! A commit costs one fsync whatever is in it, so everything that waits goes into the next one; no window is waited for
+//! (measured: waiting only costs). A hung-up client cannot cancel a commit: it happens here, not in the request.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use sqlx::{Connection, SqliteConnection};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::queries::{self, DecisionRow, EventRow, SessionRow};
+use super::sqlite::from_sqlx;
+use super::{AcceptRequest, Acceptance, StoreError};
+use crate::domain::clock::Timestamp;
+use crate::domain::ids::{DecisionId, SessionId};
+use crate::domain::record::AuditRecord;
+
+/// A piece of work inside the writer's transaction.
+pub(super) type Work<'c, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'c>>;
+
+type AnyWork = Box<dyn for<'c> FnOnce(&'c mut SqliteConnection) -> Work<'c, Box<dyn Any + Send>> + Send>;
+type Acked = Box<dyn FnOnce(Result<Box<dyn Any + Send>, StoreError>) + Send>;
+
+pub(super) enum Job {
+    Accept(Box<AcceptRequest>, oneshot::Sender<Result<Vec<Acceptance>, StoreError>>),
+    Task(AnyWork, Acked),
+    Stop(oneshot::Sender<()>),
+}
+
+/// Wraps a closure as a job; the receiver hears after the commit.
+pub(super) fn task<T: Send + 'static>(
+    work: impl for<'c> FnOnce(&'c mut SqliteConnection) -> Work<'c, T> + Send + 'static,
+) -> (Job, oneshot::Receiver<Result<T, StoreError>>) {
+    let (tell, done) = oneshot::channel();
+    let any: AnyWork = Box::new(move |conn| {
+        let inner = work(conn);
+        Box::pin(async move { inner.await.map(|v| Box::new(v) as Box<dyn Any + Send>) })
+    });
+    let acked: Acked = Box::new(move |result| {
+        let result = result.and_then(|any| {
+            any.downcast::<T>().map(|v| *v).map_err(|_| StoreError::Unavailable("the writer mixed up its answers".into()))
+        });
+        let _ = tell.send(result);
+    });
+    (Job::Task(any, acked), done)
+}
+
+/// A job that ends the writer behind everything queued before it.
+pub(super) fn stop() -> (Job, oneshot::Receiver<()>) {
+    let (tell, done) = oneshot::channel();
+    (Job::Stop(tell), done)
+}
+
+/// What the writer goes by.
+pub(super) struct Rules {
+    pub batch_max: usize,
+    pub idle_ms: i64,
+    pub age_ms: i64,
+}
+
+/// Active sessions the writer remembers, so that most events find theirs without a query.
+const SESSIONS_REMEMBERED: usize = 100_000;
+
+/// A session's last event is written again only when it is this much older: the idle limit is hours.
+const LAST_SEEN_GRAIN_MS: i64 = 60_000;
+
+#[derive(Clone)]
+struct Remembered {
+    id: SessionId,
+    created: Timestamp,
+    last: Timestamp,
+    written: Timestamp,
+}
+
+struct Writer {
+    conn: SqliteConnection,
+    rules: Rules,
+    sessions: HashMap<String, Remembered>,
+}
+
+pub(super) async fn run(mut queue: mpsc::Receiver<Job>, conn: SqliteConnection, rules: Rules, committed: watch::Sender<u64>) {
+    let batch_max = rules.batch_max;
+    let mut writer = Writer { conn, rules, sessions: HashMap::new() };
+    let mut batch = Vec::with_capacity(batch_max);
+    loop {
+        batch.clear();
+        if queue.recv_many(&mut batch, batch_max).await == 0 {
+            break;
+        }
+        let mut accepts = Vec::new();
+        let mut tasks = Vec::new();
+        let mut stops = Vec::new();
+        for job in batch.drain(..) {
+            match job {
+                Job::Accept(request, ack) => accepts.push((request, ack)),
+                Job::Task(work, ack) => tasks.push((work, ack)),
+                Job::Stop(tell) => stops.push(tell),
+            }
+        }
+        if !accepts.is_empty() || !tasks.is_empty() {
+            writer.commit(accepts, tasks).await;
+            committed.send_modify(|commits| *commits += 1);
+        }
+        if !stops.is_empty() {
+            queue.close();
+            for tell in stops {
+                let _ = tell.send(());
+            }
+        }
+    }
+    let _ = writer.conn.close().await;
+}
+
+type AcceptJob = (Box<AcceptRequest>, oneshot::Sender<Result<Vec<Acceptance>, StoreError>>);
+type TaskJob = (AnyWork, Acked);
+
+impl Writer {
+    async fn commit(&mut self, accepts: Vec<AcceptJob>, tasks: Vec<TaskJob>) {
+        let (requests, acks): (Vec<_>, Vec<_>) = accepts.into_iter().unzip();
+        let mut answers: Vec<(Acked, Result<Box<dyn Any + Send>, StoreError>)> = Vec::with_capacity(tasks.len());
+        let result = self.transact(&requests, tasks, &mut answers).await;
+        match result {
+            Ok(mut acceptances) => {
+                for ack in acks.into_iter().rev() {
+                    let _ = ack.send(Ok(acceptances.pop().unwrap_or_default()));
+                }
+                for (ack, answer) in answers {
+                    ack(answer);
+                }
+            }
+            Err(error) => {
+                tracing::error!(error = %error, "the store did not commit");
+                // What was remembered may name sessions that were rolled back.
+                self.sessions.clear();
+                for ack in acks {
+                    let _ = ack.send(Err(error.clone()));
+                }
+                for (ack, _) in answers {
+                    ack(Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    async fn transact(
+        &mut self,
+        requests: &[Box<AcceptRequest>],
+        tasks: Vec<TaskJob>,
+        answers: &mut Vec<(Acked, Result<Box<dyn Any + Send>, StoreError>)>,
+    ) -> Result<Vec<Vec<Acceptance>>, StoreError> {
+        if let Err(e) = queries::run(&mut self.conn, "BEGIN IMMEDIATE").await {
+            for (_, ack) in tasks {
+                answers.push((ack, Err(e.clone())));
+            }
+            return Err(e);
+        }
+        for (work, ack) in tasks {
+            let answer = self.in_savepoint(work).await;
+            answers.push((ack, answer));
+        }
+        let accepted = if requests.is_empty() { Ok(Vec::new()) } else { self.accept(requests).await };
+        let result = match accepted {
+            Ok(acceptances) => queries::run(&mut self.conn, "COMMIT").await.map(|()| acceptances),
+            Err(e) => Err(e),
+        };
+        if result.is_err() {
+            let _ = queries::run(&mut self.conn, "ROLLBACK").await;
+        }
+        result
+    }
+
+    /// One failing task must not undo its neighbours.
+    async fn in_savepoint(&mut self, work: AnyWork) -> Result<Box<dyn Any + Send>, StoreError> {
+        queries::run(&mut self.conn, "SAVEPOINT task").await?;
+        let answer = work(&mut self.conn).await;
+        if answer.is_err() {
+            queries::run(&mut self.conn, "ROLLBACK TO task").await?;
+        }
+        queries::run(&mut self.conn, "RELEASE task").await?;
+        answer
+    }
+
+    async fn accept(&mut self, requests: &[Box<AcceptRequest>]) -> Result<Vec<Vec<Acceptance>>, StoreError> {
+        let all: Vec<_> = requests.iter().flat_map(|r| r.events.iter().map(move |e| (r.as_ref(), e))).collect();
+        let fresh = queries::insert_dedupe(&mut self.conn, &all).await?;
+        let acceptances = requests
+            .iter()
+            .map(|r| {
+                r.events
+                    .iter()
+                    .map(|e| if fresh.contains(e.id.as_str()) { Acceptance::Stored(e.id.clone()) } else { Acceptance::Duplicate })
+                    .collect()
+            })
+            .collect();
+
+        let mut rows = Vec::with_capacity(all.len());
+        for (request, event) in all.into_iter().filter(|(_, e)| fresh.contains(e.id.as_str())) {
+            let (session, session_new) = self.session(request.received, event).await?;
+            rows.push(EventRow { request, event, session, session_new });
+        }
+        queries::insert_events(&mut self.conn, &rows).await?;
+        queries::insert_deliveries(&mut self.conn, &rows).await?;
+
+        let mut decisions = Vec::with_capacity(rows.len());
+        let mut audit = Vec::with_capacity(rows.len());
+        for row in &rows {
+            for decision in &row.event.decisions {
+                decisions.push(DecisionRow {
+                    id: DecisionId::fresh(row.request.received),
+                    at: row.request.received,
+                    org: Some(row.event.org.clone()),
+                    subject: row.event.id.to_string(),
+                    decision: decision.clone(),
+                    request: row.request.request.clone(),
+                });
+            }
+            audit.push(accepted_line(row));
+        }
+        let mut refusals = Vec::new();
+        for request in requests {
+            for (org, decision) in &request.denials {
+                decisions.push(DecisionRow {
+                    id: DecisionId::fresh(request.received),
+                    at: request.received,
+                    org: org.clone(),
+                    subject: request.request.to_string(),
+                    decision: decision.clone(),
+                    request: request.request.clone(),
+                });
+            }
+            for refusal in &request.refusals {
+                refusals.push(refusal);
+                audit.push(refused_line(refusal));
+            }
+        }
+        queries::insert_decisions(&mut self.conn, &decisions).await?;
+        queries::insert_refusals(&mut self.conn, &refusals).await?;
+        queries::insert_audit(&mut self.conn, &audit).await?;
+        Ok(acceptances)
+    }
+
+    /// The session of an event: the active one of its key, or a new one that follows it where that has expired.
+    async fn session(&mut self, now: Timestamp, event: &super::NewEvent) -> Result<(SessionId, bool), StoreError> {
+        let key = event.session_key.as_str();
+        let known = match self.sessions.get(key) {
+            Some(known) => Some(known.clone()),
+            None => queries::active_session(&mut self.conn, key).await?.map(|(id, created, last)| Remembered { id, created, last, written: last }),
+        };
+        let mut predecessor = None;
+        if let Some(mut known) = known {
+            let aged = now.ms() - known.created.ms() > self.rules.age_ms;
+            let idle = now.ms() - known.last.ms() > self.rules.idle_ms;
+            if !aged && !idle {
+                known.last = known.last.max(now);
+                if known.last.ms() - known.written.ms() > LAST_SEEN_GRAIN_MS {
+                    queries::touch_session(&mut self.conn, &known.id, known.last).await?;
+                    known.written = known.last;
+                }
+                let id = known.id.clone();
+                self.remember(key, known);
+                return Ok((id, false));
+            }
+            queries::close_session(&mut self.conn, &known.id, if aged { "expired" } else { "closed" }).await?;
+            predecessor = Some(known.id);
+        }
+        let id = SessionId::fresh(now);
+        queries::insert_session(&mut self.conn, &SessionRow { id: &id, event, now, predecessor }).await?;
+        self.remember(key, Remembered { id: id.clone(), created: now, last: now, written: now });
+        Ok((id, true))
+    }
+
+    fn remember(&mut self, key: &str, session: Remembered) {
+        if self.sessions.len() >= SESSIONS_REMEMBERED {
+            self.sessions.clear();
+        }
+        self.sessions.insert(key.to_owned(), session);
+    }
+}
+
+fn accepted_line(row: &EventRow<'_>) -> AuditRecord {
+    let last = row.event.decisions.last();
+    AuditRecord {
+        at: row.request.received,
+        actor: format!("profile:{}", row.event.profile),
+        action: "event.accept",
+        target: row.event.id.to_string(),
+        org: Some(row.event.org.clone()),
+        outcome: "done",
+        code: None,
+        policies: last.map_or_else(|| Arc::new([]) as Arc<[String]>, |d| d.policies.clone()),
+        version: last.map(|d| d.version.clone()),
+        request: Some(row.request.request.clone()),
+        detail: None,
+    }
+}
+
+fn refused_line(refusal: &crate::domain::record::RefusalRecord) -> AuditRecord {
+    AuditRecord {
+        at: refusal.at,
+        actor: format!("profile:{}", refusal.profile),
+        action: "event.refuse",
+        target: refusal.installation.as_ref().map_or_else(|| refusal.profile.to_string(), ToString::to_string),
+        org: refusal.org.clone(),
+        outcome: "refused",
+        code: Some(refusal.code),
+        policies: refusal.policies.clone(),
+        version: refusal.version.clone(),
+        request: Some(refusal.request.clone()),
+        detail: None,
+    }
+}
+
+/// Sorts a failing statement's error.
+pub(super) fn failed(error: sqlx::Error) -> StoreError {
+    from_sqlx(&error)
+}
+
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_trouble_of_the_store_asks_the_provider_to_try_again() {
+        for error in [StoreError::Full(String::new()), StoreError::Busy(String::new()), StoreError::Overloaded, StoreError::Unavailable(String::new())] {
+            assert!(error.code().retryable() && error.code().status() == 503, "{error}");
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Sealed secrets: put in by operators, opened only to verify, to sign a delivery, or to send.
+//!
+//! Owns the key ring and what each sealed field is for. Never prints, never compares secrets with each other, never opens a
+//! provider credential without a grant. Floor 3.
+
+pub mod keys;
+
+use std::sync::Arc;
+
+use zeroize::Zeroizing;
+
+use crate::crypto::envelope::{KeyRing, OpenError, Purpose};
+use crate::domain::clock::Timestamp;
+use crate::domain::ids::InstallationId;
+use crate::domain::installation::{Agent, AppProfile};
+use crate::domain::reason::{Failure, ReasonCode};
+use crate::domain::secret::Secret;
+use crate::providers::{SecretSlot, SigningSecret, SigningSecrets};
+use crate::store::directory::{Directory, Kept, SealedSecret};
+
+/// Names the one credential that may be opened. Implemented by policy permits only; the layering test counts them.
+pub trait OpenGrant {
+    /// The installation whose credential it is.
+    fn installation(&self) -> &InstallationId;
+    /// The credential's id; another one at the same place does not open.
+    fn credential(&self) -> &str;
+}
+
+/// The sealed fields there are.
+pub mod field {
+    /// What proves a profile's webhooks, or signs an agent's deliveries.
+    pub const SIGNING_SECRET: &str = "signing_secret";
+    /// What Meta says in its handshake.
+    pub const VERIFY_TOKEN: &str = "verify_token";
+    /// The OAuth client's secret.
+    pub const CLIENT_SECRET: &str = "client_secret";
+    /// What an installation sends with.
+    pub const CREDENTIAL: &str = "credential";
+    /// What an agent calls us with; only its digest is ever compared.
+    pub const TOKEN: &str = "token";
+}
+
+/// Seals and opens. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Vault(Arc<KeyRing>);
+
+impl Vault {
+    /// A vault over these keys.
+    pub fn new(ring: KeyRing) -> Self {
+        Self(Arc::new(ring))
+    }
+
+    /// The key ring's public facts, for `doctor`.
+    pub fn keys(&self) -> (usize, String) {
+        (self.0.len(), self.0.current_id())
+    }
+
+    /// The keyed digest of a text, hex: what reads show shortened, and what tokens are looked up by.
+    pub fn fingerprint(&self, text: &str) -> String {
+        hex::encode(self.0.fingerprint(text))
+    }
+
+    /// Seals a value for one field of one resource.
+    ///
+    /// # Errors
+    /// When the system gives no randomness.
+    pub fn seal(&self, kind: &str, owner: &str, field: &str, text: &Secret) -> Result<Vec<u8>, Failure> {
+        self.0
+            .seal(Purpose { kind, owner, field }, text.expose().as_bytes())
+            .map_err(|e| Failure::new(ReasonCode::StoreUnavailable, format!("sealing: {e}")))
+    }
+
+    fn open(&self, kind: &str, owner: &str, secret: &SealedSecret) -> Result<Secret, OpenError> {
+        let plain = self.0.open(Purpose { kind, owner, field: &secret.field }, &secret.sealed)?;
+        let text = Zeroizing::new(String::from_utf8(plain.to_vec()).map_err(|_| OpenError::Damaged)?);
+        if text.trim().is_empty() {
+            return Err(OpenError::Damaged);
+        }
+        Ok(Secret::new(text.to_string()))
+    }
+
+    /// The secrets that may verify a profile's webhooks now: the current one, and the previous while its overlap lasts.
+    ///
+    /// # Errors
+    /// [`ReasonCode::AuthnSecretUnavailable`] when there is none or one does not open. A profile whose secret is damaged
+    /// verifies nothing; it never falls back to fewer checks.
+    pub fn signing(&self, profile: &Kept<AppProfile>, now: Timestamp) -> Result<SigningSecrets, Failure> {
+        let unavailable = |e: &dyn std::fmt::Display| Failure::new(ReasonCode::AuthnSecretUnavailable, format!("profile `{}`: {e}", profile.item.id));
+        let mut candidates = Vec::with_capacity(2);
+        for (slot, name) in [(SecretSlot::Current, "current"), (SecretSlot::Previous, "previous")] {
+            let stored = profile.secrets.iter().find(|s| s.field == field::SIGNING_SECRET && s.slot == name);
+            let Some(stored) = stored else { continue };
+            if slot == SecretSlot::Previous && stored.until.is_some_and(|until| until < now) {
+                continue;
+            }
+            let text = self.open("profiles", profile.item.id.as_str(), stored).map_err(|e| unavailable(&e))?;
+            candidates.extend(SigningSecret::new(slot, text));
+        }
+        let has_current = profile.secret(field::SIGNING_SECRET).is_some();
+        SigningSecrets::new(candidates).filter(|_| has_current).ok_or_else(|| unavailable(&"no signing secret"))
+    }
+
+    /// One field of a profile, where it has it.
+    ///
+    /// # Errors
+    /// [`ReasonCode::AuthnSecretUnavailable`]
+    pub fn profile_field(&self, profile: &Kept<AppProfile>, field: &str) -> Result<Option<Secret>, Failure> {
+        let Some(stored) = profile.secret(field) else { return Ok(None) };
+        self.open("profiles", profile.item.id.as_str(), stored)
+            .map(Some)
+            .map_err(|e| Failure::new(ReasonCode::AuthnSecretUnavailable, format!("profile `{}`, {field}: {e}", profile.item.id)))
+    }
+
+    /// What deliveries to an agent are signed with.
+    ///
+    /// # Errors
+    /// [`ReasonCode::DeliverySecretUnavailable`]
+    pub fn agent_signing(&self, agent: &Kept<Agent>) -> Result<Secret, Failure> {
+        let unavailable = |e: &dyn std::fmt::Display| Failure::new(ReasonCode::DeliverySecretUnavailable, format!("agent `{}`: {e}", agent.item.id));
+        let stored = agent.secret(field::SIGNING_SECRET).ok_or_else(|| unavailable(&"no signing secret"))?;
+        self.open("agents", agent.item.id.as_str(), stored).map_err(|e| unavailable(&e))
+    }
+
+    /// Opens the credential that a permit names, and no other.
+    ///
+    /// # Errors
+    /// [`ReasonCode::CredentialsUnavailable`]
+    pub fn credential(&self, grant: &impl OpenGrant, directory: &Directory) -> Result<Secret, Failure> {
+        let owner = grant.installation();
+        let unavailable = |e: &dyn std::fmt::Display| Failure::new(ReasonCode::CredentialsUnavailable, format!("installation `{owner}`: {e}"));
+        let stored = directory
+            .installations
+            .get(owner)
+            .and_then(|i| i.secret(field::CREDENTIAL))
+            .filter(|s| s.id == grant.credential())
+            .ok_or_else(|| unavailable(&"the credential changed"))?;
+        self.open("installations", owner.as_str(), stored).map_err(|e| unavailable(&e))
+    }
+}

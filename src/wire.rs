@@ -1,0 +1,108 @@
+//! Bytes and headers as they travel: nothing here is parsed further than its own form, nothing is believed. Floor 1.
+
+pub mod json;
+
+use std::fmt;
+use std::future::Future;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method};
+
+use crate::domain::clock::Timestamp;
+use crate::domain::ids::RequestId;
+use crate::domain::installation::ProviderKind;
+use crate::domain::reason::ReasonCode;
+use crate::domain::secret::Secret;
+
+/// The head of a webhook request: what the path names and what the headers claim. The body is unread.
+#[derive(Debug)]
+pub struct RequestHead {
+    /// The provider in the path.
+    pub provider: ProviderKind,
+    /// The unguessable last part of the path.
+    pub ingress_id: String,
+    /// The method.
+    pub method: Method,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The query, undecoded.
+    pub query: Option<String>,
+    /// When the head was here.
+    pub received: Timestamp,
+    /// The request's own id, for logs and records.
+    pub request_id: RequestId,
+}
+
+impl RequestHead {
+    /// The one value of a header.
+    ///
+    /// # Errors
+    /// `absent` when it is not there, [`ReasonCode::AuthnHeaderDuplicated`] when it is there twice: which one counts would
+    /// be a guess.
+    pub fn only(&self, name: &str, absent: ReasonCode) -> Result<&[u8], ReasonCode> {
+        let mut values = self.headers.get_all(name).iter();
+        let first = values.next().ok_or(absent)?;
+        if values.next().is_some() {
+            return Err(ReasonCode::AuthnHeaderDuplicated);
+        }
+        Ok(first.as_bytes())
+    }
+
+    /// The media type without parameters, lower case; empty when it is absent or said twice.
+    pub fn media_type(&self) -> String {
+        let mut values = self.headers.get_all(http::header::CONTENT_TYPE).iter();
+        match (values.next(), values.next()) {
+            (Some(value), None) => {
+                let text = value.to_str().unwrap_or("");
+                text.split(';').next().unwrap_or("").trim().to_ascii_lowercase()
+            }
+            _ => String::new(),
+        }
+    }
+}
+
+/// A body that is read only when everything before it has passed.
+pub trait BodySource: Send {
+    /// Reads it whole, at most `bytes_max`, within the listener's deadline.
+    ///
+    /// # Errors
+    /// `ingress.body_too_large`, `ingress.body_timeout`, `ingress.body_incomplete`.
+    fn read(self, bytes_max: usize) -> impl Future<Output = Result<Bytes, ReasonCode>> + Send;
+}
+
+/// A request to a provider or an agent, ready to go. Its address and header values may hold a credential, so they print
+/// as `[redacted]`.
+pub struct WireRequest {
+    /// The method.
+    pub method: Method,
+    /// The whole address. Telegram's holds the token.
+    pub url: Secret,
+    /// Headers, lower-case names.
+    pub headers: Vec<(&'static str, Secret)>,
+    /// The body.
+    pub body: Bytes,
+}
+
+impl fmt::Debug for WireRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} [redacted] ({} bytes)", self.method, self.body.len())
+    }
+}
+
+/// What came back.
+#[derive(Debug, Clone)]
+pub struct WireResponse {
+    /// The status.
+    pub status: u16,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body, capped.
+    pub body: Bytes,
+}
+
+impl WireResponse {
+    /// `Retry-After` in seconds, where it is given as a number.
+    pub fn retry_after_s(&self) -> Option<u64> {
+        self.headers.get(http::header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()
+    }
+}

@@ -1,0 +1,285 @@
+//! One strict pass over a JSON document.
+//!
+//! Two readers of one document must not see different values (CouchDB CVE-2017-12635 is the classic), so ambiguity is
+//! refused once, here: no repeated name anywhere, valid UTF-8, no lone surrogate, depth at most 64, nothing behind the
+//! end. Whoever reads the [`Json`] tree, or the same bytes again, then sees the same document.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+
+use crate::domain::reason::ReasonCode;
+
+/// How deep arrays and objects may nest.
+pub const DEPTH_MAX: usize = 64;
+
+/// A JSON value that borrows from its document.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Json<'a> {
+    /// `null`
+    Null,
+    /// `true`, `false`
+    Bool(bool),
+    /// An integer, digit for digit.
+    Int(i128),
+    /// Any other number.
+    Float(f64),
+    /// A string, unescaped.
+    Str(Cow<'a, str>),
+    /// An array.
+    Array(Vec<Json<'a>>),
+    /// An object in document order; no name repeats.
+    Object(Vec<(Cow<'a, str>, Json<'a>)>),
+}
+
+impl<'a> Json<'a> {
+    /// The value of a name; [`Json::Null`] when it is absent or this is no object.
+    pub fn at(&self, name: &str) -> &Json<'a> {
+        match self {
+            Self::Object(fields) => fields.iter().find(|(n, _)| n == name).map_or(&Json::Null, |(_, v)| v),
+            _ => &Json::Null,
+        }
+    }
+
+    /// Whether an object has the name at all.
+    pub fn has(&self, name: &str) -> bool {
+        matches!(self, Self::Object(fields) if fields.iter().any(|(n, _)| n == name))
+    }
+
+    /// The text of a string.
+    pub fn str(&self) -> Option<&str> {
+        match self {
+            Self::Str(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// An identifier: a string that is not empty, or an integer in its digits.
+    pub fn id(&self) -> Option<String> {
+        match self {
+            Self::Str(text) if !text.is_empty() => Some(text.to_string()),
+            Self::Int(n) => Some(n.to_string()),
+            _ => None,
+        }
+    }
+
+    /// The integer.
+    pub fn int(&self) -> Option<i128> {
+        match self {
+            Self::Int(n) => Some(*n),
+            _ => None,
+        }
+    }
+
+    /// The truth value.
+    pub fn bool(&self) -> Option<bool> {
+        match self {
+            Self::Bool(b) => Some(*b),
+            _ => None,
+        }
+    }
+
+    /// The elements of an array; none for anything else.
+    pub fn items(&self) -> &[Json<'a>] {
+        match self {
+            Self::Array(items) => items,
+            _ => &[],
+        }
+    }
+
+    /// Whether it is absent or `null`.
+    pub fn is_null(&self) -> bool {
+        matches!(self, Self::Null)
+    }
+}
+
+/// Parses a document whose root is an object.
+///
+/// # Errors
+/// `ingress.json_duplicate_key`, `ingress.json_too_deep`, or `ingress.json_invalid` for everything else.
+pub fn parse(bytes: &[u8]) -> Result<Json<'_>, ReasonCode> {
+    let text = std::str::from_utf8(bytes).map_err(|_| ReasonCode::IngressJsonInvalid)?;
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let mut fault = None;
+    let tree = Node { depth: 0, fault: &mut fault }.deserialize(&mut deserializer);
+    let tree = tree.map_err(|_| fault.unwrap_or(ReasonCode::IngressJsonInvalid))?;
+    deserializer.end().map_err(|_| ReasonCode::IngressJsonInvalid)?;
+    match tree {
+        Json::Object(_) => Ok(tree),
+        _ => Err(ReasonCode::IngressJsonInvalid),
+    }
+}
+
+/// Names compared one by one up to this many, by hash beyond: an object with 100,000 names must not cost their square.
+const LINEAR_NAMES: usize = 24;
+
+struct Node<'f> {
+    depth: usize,
+    fault: &'f mut Option<ReasonCode>,
+}
+
+impl Node<'_> {
+    fn deeper<E: serde::de::Error>(&mut self) -> Result<Node<'_>, E> {
+        if self.depth >= DEPTH_MAX {
+            *self.fault = Some(ReasonCode::IngressJsonTooDeep);
+            return Err(E::custom("too deep"));
+        }
+        Ok(Node { depth: self.depth + 1, fault: self.fault })
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Node<'_> {
+    type Value = Json<'de>;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Json<'de>, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+/// A name, borrowed from the document where it holds no escape.
+struct Name;
+
+impl<'de> DeserializeSeed<'de> for Name {
+    type Value = Cow<'de, str>;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Cow<'de, str>, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Name {
+    type Value = Cow<'de, str>;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Cow<'de, str>, E> {
+        Ok(Cow::Borrowed(text))
+    }
+    fn visit_str<E>(self, text: &str) -> Result<Cow<'de, str>, E> {
+        Ok(Cow::Owned(text.to_owned()))
+    }
+}
+
+impl<'de> Visitor<'de> for Node<'_> {
+    type Value = Json<'de>;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+    fn visit_unit<E>(self) -> Result<Json<'de>, E> {
+        Ok(Json::Null)
+    }
+    fn visit_bool<E>(self, b: bool) -> Result<Json<'de>, E> {
+        Ok(Json::Bool(b))
+    }
+    fn visit_i64<E>(self, n: i64) -> Result<Json<'de>, E> {
+        Ok(Json::Int(n.into()))
+    }
+    fn visit_u64<E>(self, n: u64) -> Result<Json<'de>, E> {
+        Ok(Json::Int(n.into()))
+    }
+    fn visit_f64<E>(self, n: f64) -> Result<Json<'de>, E> {
+        Ok(Json::Float(n))
+    }
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Json<'de>, E> {
+        Ok(Json::Str(Cow::Borrowed(text)))
+    }
+    fn visit_str<E>(self, text: &str) -> Result<Json<'de>, E> {
+        Ok(Json::Str(Cow::Owned(text.to_owned())))
+    }
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<Json<'de>, A::Error> {
+        let mut items = Vec::new();
+        loop {
+            let node = self.deeper()?;
+            match seq.next_element_seed(node)? {
+                Some(item) => items.push(item),
+                None => return Ok(Json::Array(items)),
+            }
+        }
+    }
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<Json<'de>, A::Error> {
+        let mut fields: Vec<(Cow<'de, str>, Json<'de>)> = Vec::new();
+        let mut seen: HashSet<Cow<'de, str>> = HashSet::new();
+        while let Some(name) = map.next_key_seed(Name)? {
+            let repeated = if fields.len() < LINEAR_NAMES {
+                fields.iter().any(|(n, _)| *n == name)
+            } else {
+                if seen.is_empty() {
+                    seen.extend(fields.iter().map(|(n, _)| n.clone()));
+                }
+                !seen.insert(name.clone())
+            };
+            if repeated {
+                *self.fault = Some(ReasonCode::IngressJsonDuplicateKey);
+                return Err(A::Error::custom("repeated name"));
+            }
+            let value = map.next_value_seed(self.deeper()?)?;
+            fields.push((name, value));
+        }
+        Ok(Json::Object(fields))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn nested(depth: usize) -> String {
+        format!("{}{}{}", "{\"a\":".repeat(depth), 1, "}".repeat(depth))
+    }
+
+    #[test]
+    fn what_is_ambiguous_is_refused() {
+        use ReasonCode::{IngressJsonDuplicateKey as Dup, IngressJsonInvalid as Bad, IngressJsonTooDeep as Deep};
+        let cases: Vec<(Vec<u8>, ReasonCode)> = vec![
+            (br#"{"a":1,"a":2}"#.to_vec(), Dup),
+            (br#"{"x":[{"a":1,"\u0061":2}]}"#.to_vec(), Dup),
+            (format!("{{{},\"n5\":0}}", (0..40).map(|i| format!("\"n{i}\":0")).collect::<Vec<_>>().join(",")).into_bytes(), Dup),
+            (nested(65).into_bytes(), Deep),
+            (nested(100_000).into_bytes(), Deep),
+            (format!("{{\"a\":{}{}}}", "[".repeat(64), "]".repeat(64)).into_bytes(), Deep),
+            (b"".to_vec(), Bad),
+            (b"null".to_vec(), Bad),
+            (b"[]".to_vec(), Bad),
+            (b"{\"a\":NaN}".to_vec(), Bad),
+            (b"{\"a\":1} x".to_vec(), Bad),
+            (b"\xef\xbb\xbf{}".to_vec(), Bad),
+            (b"{\"a\":\"\xff\"}".to_vec(), Bad),
+            (br#"{"a":"\ud800"}"#.to_vec(), Bad),
+            (b"{\"a\":\"\n\"}".to_vec(), Bad),
+        ];
+        for (bytes, want) in cases {
+            assert_eq!(parse(&bytes).unwrap_err(), want, "{}", String::from_utf8_lossy(&bytes).chars().take(60).collect::<String>());
+        }
+    }
+
+    #[test]
+    fn what_is_clear_is_read_digit_for_digit() {
+        assert!(parse(nested(64).as_bytes()).is_ok());
+        let doc = parse(br#"{"id":9007199254740993,"neg":-1001234567890123,"u":18446744073709551615,"t":"caf\u00e9"}"#).unwrap();
+        assert_eq!(doc.at("id").id().as_deref(), Some("9007199254740993"));
+        assert_eq!(doc.at("neg").id().as_deref(), Some("-1001234567890123"));
+        assert_eq!(doc.at("u").id().as_deref(), Some("18446744073709551615"));
+        assert_eq!(doc.at("t").str(), Some("café"));
+        assert!(doc.at("absent").is_null());
+    }
+
+    proptest! {
+        /// Whatever we accept, serde_json accepts, and sees the same names in the same order.
+        #[test]
+        fn accepted_means_serde_json_agrees(doc in "[\\[\\]{}:,\"a-c0-9.eE\\\\u -]{0,40}") {
+            if let Ok(Json::Object(fields)) = parse(doc.as_bytes()) {
+                let other: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&doc).unwrap();
+                prop_assert_eq!(fields.len(), other.len());
+                for (name, _) in &fields {
+                    prop_assert!(other.contains_key(name.as_ref()));
+                }
+            }
+        }
+
+        #[test]
+        fn never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parse(&bytes);
+        }
+    }
+}
