@@ -248,8 +248,8 @@ pub struct Limits {
     pub batch_max: usize,
     /// Body of an agent's or operator's request, in bytes.
     pub api_body_bytes_max: usize,
-    /// Answer of an agent or a provider, in bytes.
-    pub answer_bytes_max: usize,
+    /// Answer of a provider, in bytes.
+    pub provider_answer_bytes_max: usize,
     /// One call to a provider, in milliseconds.
     pub provider_timeout_ms: u64,
     /// A session without an event, in hours.
@@ -271,7 +271,7 @@ impl Default for Limits {
             queue_max: 4_096,
             batch_max: 512,
             api_body_bytes_max: 1024 * 1024,
-            answer_bytes_max: 64 * 1024,
+            provider_answer_bytes_max: 1024 * 1024,
             provider_timeout_ms: 20_000,
             session_idle_hours: 24,
             session_age_days: 7,

@@ -7,7 +7,12 @@ pub mod slack;
 pub mod telegram;
 pub mod whatsapp;
 
+#[cfg(test)]
+mod conformance;
+
 use bytes::Bytes;
+use http::Method;
+use serde_json::{Map, Value};
 
 use crate::crypto::MacKey;
 use crate::domain::clock::Timestamp;
@@ -15,6 +20,7 @@ use crate::domain::installation::{ExternalAccount, ProviderKind};
 use crate::domain::message::{InboundEvent, OutboundMessage, SendReceipt};
 use crate::domain::reason::ReasonCode;
 use crate::domain::secret::Secret;
+use crate::wire::json::Json;
 use crate::wire::{RequestHead, WireRequest, WireResponse};
 
 /// Which of a profile's secrets a signature was made with.
@@ -139,6 +145,10 @@ pub struct EdgeLimits {
     pub body_bytes_max: usize,
     /// The media types the provider sends.
     pub media_types: &'static [&'static str],
+    /// How long the provider may repeat an event, in milliseconds: a repeat within it is recognised.
+    pub dedupe_kept_ms: i64,
+    /// Whether the proof covers a timestamp.
+    pub signs_time: bool,
 }
 
 /// What to make up for `byoa simulate` and the demo.
@@ -251,4 +261,108 @@ pub fn of(kind: ProviderKind) -> &'static dyn Provider {
 /// [`ReasonCode::AuthnIdentityInvalid`]
 pub(crate) fn fit_id(id: String) -> Result<String, ReasonCode> {
     if id.len() > 512 || id.chars().any(char::is_control) { Err(ReasonCode::AuthnIdentityInvalid) } else { Ok(id) }
+}
+
+/// An identifier that must be a text where it is given: absent and `null` are the same, anything else is no identity.
+///
+/// # Errors
+/// [`ReasonCode::AuthnIdentityMissing`], [`ReasonCode::AuthnIdentityInvalid`]
+fn text_id(value: &Json<'_>) -> Result<Option<String>, ReasonCode> {
+    match value {
+        Json::Null => Ok(None),
+        Json::Str(text) if !text.is_empty() => fit_id(text.to_string()).map(Some),
+        _ => Err(ReasonCode::AuthnIdentityMissing),
+    }
+}
+
+/// Reads a signature header of the form `tag=` and 64 lower-case hex digits. A value that names another scheme is told
+/// apart from one that names none.
+fn tagged_digest(value: &[u8], tag: &str) -> Result<[u8; 32], ReasonCode> {
+    let mut parts = value.splitn(2, |b| *b == b'=');
+    let said = parts.next().unwrap_or_default();
+    let digest = parts.next().ok_or(ReasonCode::AuthnSignatureMalformed)?;
+    if said == tag.as_bytes() {
+        return crate::crypto::digest_from_hex(digest).ok_or(ReasonCode::AuthnSignatureMalformed);
+    }
+    let is_scheme = (1..=16).contains(&said.len()) && said.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    Err(if is_scheme { ReasonCode::AuthnSignatureScheme } else { ReasonCode::AuthnSignatureMalformed })
+}
+
+/// Whether a secret is something that can be copied out of a dashboard and put into a header.
+fn printable(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic())
+}
+
+/// The first 32 hex digits of the SHA-256: the identity of what the provider gave none.
+fn digest_id(bytes: &[u8]) -> String {
+    let mut text = hex::encode(crate::crypto::sha256(bytes));
+    text.truncate(32);
+    text
+}
+
+/// A provider's error text, fit for records: short, on one line, and without anything that may be a credential, because
+/// some providers (and proxies in between) repeat the token or the address it stands in.
+fn error_word(text: &str) -> String {
+    let tokenish = |word: &str| {
+        let digits_then_colon = word
+            .split(':')
+            .next()
+            .is_some_and(|head| head.len() < word.len() && head.len() >= 5 && head.bytes().rev().take(5).all(|b| b.is_ascii_digit()));
+        let long_mixed = word.len() >= 20 && word.bytes().any(|b| b.is_ascii_digit()) && word.bytes().any(|b| b.is_ascii_alphabetic());
+        digits_then_colon || long_mixed || word.contains("xox") || word.starts_with("EAA")
+    };
+    let words: Vec<&str> = text
+        .split(|c: char| c.is_whitespace() || c.is_control())
+        .filter(|word| !word.is_empty())
+        .map(|word| if tokenish(word) { "[withheld]" } else { word })
+        .collect();
+    words.join(" ").chars().take(200).collect()
+}
+
+/// The text of a message, where it has one, within the provider's limit.
+///
+/// # Errors
+/// [`ReasonCode::EgressMessageInvalid`] when it is too long, or when there is neither text nor native content.
+fn text_to_send(message: &OutboundMessage, chars_max: usize) -> Result<Option<&str>, ReasonCode> {
+    let text = message.text.as_deref().filter(|text| !text.trim().is_empty());
+    let native = message.native.as_ref().is_some_and(|fields| !fields.is_empty());
+    if text.is_none() && !native {
+        return Err(ReasonCode::EgressMessageInvalid);
+    }
+    within(text, chars_max)?;
+    Ok(text)
+}
+
+/// # Errors
+/// [`ReasonCode::EgressMessageInvalid`] when the text has more characters than the provider takes.
+fn within(text: Option<&str>, chars_max: usize) -> Result<(), ReasonCode> {
+    if text.is_some_and(|text| text.chars().count() > chars_max) { Err(ReasonCode::EgressMessageInvalid) } else { Ok(()) }
+}
+
+/// Lays an agent's native fields over ours. Where a message goes and in whose name is decided before; a native field
+/// that says so too would go around that decision.
+///
+/// # Errors
+/// [`ReasonCode::EgressMessageInvalid`] for a reserved field.
+fn lay_over(ours: &mut Map<String, Value>, message: &OutboundMessage, reserved: &[&str]) -> Result<(), ReasonCode> {
+    for (name, value) in message.native.iter().flatten() {
+        if reserved.contains(&name.as_str()) {
+            return Err(ReasonCode::EgressMessageInvalid);
+        }
+        ours.insert(name.clone(), value.clone());
+    }
+    Ok(())
+}
+
+/// A JSON POST, with the credential as bearer token where the provider wants it there.
+///
+/// # Errors
+/// [`ReasonCode::EgressMessageInvalid`]
+fn json_post(url: String, bearer: Option<&Secret>, fields: Map<String, Value>) -> Result<WireRequest, ReasonCode> {
+    let body = serde_json::to_vec(&Value::Object(fields)).map_err(|_| ReasonCode::EgressMessageInvalid)?;
+    let mut headers = vec![("content-type", Secret::new("application/json; charset=utf-8".to_owned()))];
+    if let Some(token) = bearer {
+        headers.push(("authorization", Secret::new(format!("Bearer {}", token.expose()))));
+    }
+    Ok(WireRequest { method: Method::POST, url: Secret::new(url), headers, body: body.into() })
 }

@@ -453,7 +453,7 @@ impl Store {
         self.0.jobs.capacity() > 0
     }
 
-    /// Changes after every commit.
+    /// Changes after every commit but those of claims alone.
     pub fn committed(&self) -> watch::Receiver<u64> {
         self.0.committed.clone()
     }
@@ -473,7 +473,15 @@ impl Store {
         &self,
         work: impl for<'c> FnOnce(&'c mut sqlx::SqliteConnection) -> writer::Work<'c, T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let (job, done) = writer::task(work);
+        self.task_that(writer::Wake::Yes, work).await
+    }
+
+    async fn task_that<T: Send + 'static>(
+        &self,
+        wake: writer::Wake,
+        work: impl for<'c> FnOnce(&'c mut sqlx::SqliteConnection) -> writer::Work<'c, T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (job, done) = writer::task(wake, work);
         self.0.jobs.send(job).await.map_err(|_| StoreError::Unavailable("the writer stopped".into()))?;
         done.await.map_err(|_| StoreError::Unavailable("the writer stopped".into()))?
     }
@@ -509,7 +517,14 @@ impl Store {
     ///
     /// # Errors
     /// When they could not be committed.
-    pub async fn keep_decision(&self, id: DecisionId, decision: Arc<Decision>, subject: String, request: RequestId, now: Timestamp) -> Result<(), StoreError> {
+    pub async fn keep_decision(
+        &self,
+        id: DecisionId,
+        decision: Arc<Decision>,
+        subject: String,
+        request: RequestId,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         self.task(move |conn| {
             Box::pin(async move {
                 let row = queries::DecisionRow { id, at: now, org: None, subject, decision, request };
@@ -525,23 +540,16 @@ impl Store {
     /// # Errors
     /// When the database does not answer.
     pub async fn claim_deliveries(&self, limit: usize, lease_ms: i64, now: Timestamp) -> Result<Vec<Claimed>, StoreError> {
-        let paused: Vec<String> = self
-            .directory()
-            .agents
-            .values()
-            .filter(|a| a.item.status == crate::domain::installation::AgentStatus::Paused)
-            .map(|a| a.item.id.to_string())
-            .collect();
-        let paused = serde_json::to_string(&paused).unwrap_or_default();
-        self.task(move |conn| Box::pin(async move { queries::claim(conn, limit, lease_ms, now, &paused).await })).await
+        self.task_that(writer::Wake::No, move |conn| Box::pin(async move { queries::claim(conn, limit, lease_ms, now).await })).await
     }
 
-    /// The earliest time a delivery becomes due or a lease runs out, where there is one.
+    /// The earliest time after `now` at which a delivery becomes due or a lease runs out, where there is one. What was due
+    /// before and is still open waits for something else: its session's head, its agent, its lease.
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
-        read::next_due(&self.0.readers).await
+    pub async fn next_due(&self, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+        read::next_due(&self.0.readers, now).await
     }
 
     /// Settles a claimed delivery. `false` when the lease moved on: then nothing was changed.
@@ -551,8 +559,7 @@ impl Store {
     pub async fn settle_delivery(&self, claimed: &Claimed, settled: Settled, attempt: Attempt, now: Timestamp) -> Result<bool, StoreError> {
         let claimed = claimed.clone();
         let gone = settled == Settled::AgentGone;
-        let held =
-            self.task(move |conn| Box::pin(async move { queries::settle(conn, &claimed, &settled, &attempt, now).await })).await?;
+        let held = self.task(move |conn| Box::pin(async move { queries::settle(conn, &claimed, &settled, &attempt, now).await })).await?;
         if gone {
             self.reload().await?;
         }
@@ -629,6 +636,14 @@ impl Store {
     /// When the database does not answer.
     pub async fn list(&self, kind: &str, filter: &ListFilter) -> Result<Option<Page>, StoreError> {
         read::list(&self.0.readers, kind, filter).await
+    }
+
+    /// One row of a listing by its id.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn one(&self, kind: &str, id: &str) -> Result<Option<Json>, StoreError> {
+        read::one(&self.0.readers, kind, id).await
     }
 
     /// The journey of one event: itself, its decisions, its session, its deliveries with every attempt, the sends of its

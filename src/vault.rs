@@ -85,7 +85,8 @@ impl Vault {
     /// [`ReasonCode::AuthnSecretUnavailable`] when there is none or one does not open. A profile whose secret is damaged
     /// verifies nothing; it never falls back to fewer checks.
     pub fn signing(&self, profile: &Kept<AppProfile>, now: Timestamp) -> Result<SigningSecrets, Failure> {
-        let unavailable = |e: &dyn std::fmt::Display| Failure::new(ReasonCode::AuthnSecretUnavailable, format!("profile `{}`: {e}", profile.item.id));
+        let unavailable =
+            |e: &dyn std::fmt::Display| Failure::new(ReasonCode::AuthnSecretUnavailable, format!("profile `{}`: {e}", profile.item.id));
         let mut candidates = Vec::with_capacity(2);
         for (slot, name) in [(SecretSlot::Current, "current"), (SecretSlot::Previous, "previous")] {
             let stored = profile.secrets.iter().find(|s| s.field == field::SIGNING_SECRET && s.slot == name);
@@ -116,7 +117,8 @@ impl Vault {
     /// # Errors
     /// [`ReasonCode::DeliverySecretUnavailable`]
     pub fn agent_signing(&self, agent: &Kept<Agent>) -> Result<Secret, Failure> {
-        let unavailable = |e: &dyn std::fmt::Display| Failure::new(ReasonCode::DeliverySecretUnavailable, format!("agent `{}`: {e}", agent.item.id));
+        let unavailable =
+            |e: &dyn std::fmt::Display| Failure::new(ReasonCode::DeliverySecretUnavailable, format!("agent `{}`: {e}", agent.item.id));
         let stored = agent.secret(field::SIGNING_SECRET).ok_or_else(|| unavailable(&"no signing secret"))?;
         self.open("agents", agent.item.id.as_str(), stored).map_err(|e| unavailable(&e))
     }
@@ -127,7 +129,8 @@ impl Vault {
     /// [`ReasonCode::CredentialsUnavailable`]
     pub fn credential(&self, grant: &impl OpenGrant, directory: &Directory) -> Result<Secret, Failure> {
         let owner = grant.installation();
-        let unavailable = |e: &dyn std::fmt::Display| Failure::new(ReasonCode::CredentialsUnavailable, format!("installation `{owner}`: {e}"));
+        let unavailable =
+            |e: &dyn std::fmt::Display| Failure::new(ReasonCode::CredentialsUnavailable, format!("installation `{owner}`: {e}"));
         let stored = directory
             .installations
             .get(owner)

@@ -1,6 +1,7 @@
 //! Bytes and headers as they travel: nothing here is parsed further than its own form, nothing is believed. Floor 1.
 
 pub mod json;
+pub mod problem;
 
 use std::fmt;
 use std::future::Future;

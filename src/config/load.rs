@@ -96,7 +96,7 @@ fn validate(config: &Config) -> Result<(), ConfigError> {
         ("limits.queue_max", limits.queue_max),
         ("limits.batch_max", limits.batch_max),
         ("limits.api_body_bytes_max", limits.api_body_bytes_max),
-        ("limits.answer_bytes_max", limits.answer_bytes_max),
+        ("limits.provider_answer_bytes_max", limits.provider_answer_bytes_max),
     ] {
         if value == 0 {
             return no(&format!("{name} must be at least 1"));
@@ -110,11 +110,9 @@ fn validate(config: &Config) -> Result<(), ConfigError> {
             return no(&format!("ingress.aliases: `{path}` must start with / and not shadow an address of the gateway"));
         }
     }
-    for (name, base) in [
-        ("slack", &config.providers.slack),
-        ("telegram", &config.providers.telegram),
-        ("whatsapp", &config.providers.whatsapp),
-    ] {
+    for (name, base) in
+        [("slack", &config.providers.slack), ("telegram", &config.providers.telegram), ("whatsapp", &config.providers.whatsapp)]
+    {
         match url::Url::parse(&base.api_base) {
             Ok(url) if matches!(url.scheme(), "http" | "https") && url.host().is_some() => {}
             _ => return no(&format!("providers.{name}.api_base: `{}` is no http(s) address", base.api_base)),
@@ -146,7 +144,9 @@ mod tests {
     #[test]
     fn the_environment_wins_over_the_file() {
         let text = "listen: {public: \"127.0.0.1:1\"}\nrollout: {initial: {slack: \"canary\", telegram: on}}\n";
-        let config = from_text("byoa.yaml", text, env(&[("BYOA_LISTEN__PUBLIC", "127.0.0.1:2"), ("BYOA_EGRESS__ALLOW_PRIVATE_AGENTS", "true")])).unwrap();
+        let config =
+            from_text("byoa.yaml", text, env(&[("BYOA_LISTEN__PUBLIC", "127.0.0.1:2"), ("BYOA_EGRESS__ALLOW_PRIVATE_AGENTS", "true")]))
+                .unwrap();
         assert_eq!(config.listen.public.port(), 2);
         assert!(config.egress.allow_private_agents);
         assert_eq!(config.rollout.initial[&ProviderKind::Telegram].as_str(), "on");
@@ -171,8 +171,8 @@ mod tests {
     #[test]
     fn the_dump_shows_no_password() {
         let mut config = Config::default();
-        config.store.url = "postgres://user:canary@host/db".into();
-        assert!(!redacted(&config).contains("canary"));
+        config.store.url = "postgres://user:hunter2@host/db".into();
+        assert!(!redacted(&config).contains("hunter2"));
     }
 
     #[test]

@@ -130,6 +130,9 @@ pub struct AppProfile {
     pub app_id: Option<String>,
     /// The last part of its webhook address: at least 16 characters, unguessable.
     pub ingress_id: String,
+    /// The OAuth client, where the app has one; its secret is sealed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oauth_client_id: Option<String>,
     /// Which verifier's rules it was saved under; one this build does not know refuses everything.
     pub verifier: u16,
 }

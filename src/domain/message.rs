@@ -307,6 +307,11 @@ pub enum SendReceipt {
         /// The provider's word.
         error: String,
     },
+    /// The request was answered and the answer does not say whether the message was taken.
+    Unknown {
+        /// The provider's word.
+        error: String,
+    },
     /// The provider is in trouble; the message was not taken.
     Unavailable {
         /// The provider's word or the status.

@@ -20,6 +20,12 @@ impl Secret {
     }
 }
 
+impl<'de> serde::Deserialize<'de> for Secret {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        <String as serde::Deserialize>::deserialize(deserializer).map(Self::new)
+    }
+}
+
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[redacted]")
@@ -82,7 +88,8 @@ pub fn judge(text: &str, chars_min: usize) -> Result<(), Unfit> {
     if trimmed.chars().count() < chars_min {
         return Err(Unfit::TooShort);
     }
-    if lower.chars().all(|c| Some(c) == first) {
+    // One character is Telegram's shortest legal secret; a run of one character is what a form was filled in with.
+    if lower.chars().count() > 1 && lower.chars().all(|c| Some(c) == first) {
         return Err(Unfit::Placeholder);
     }
     Ok(())

@@ -1,1 +1,272 @@
-//! Slack.
+//! Slack: signed Events API callbacks, slash commands and interactivity in, `chat.postMessage` out. Floor 2.
+
+mod body;
+#[cfg(test)]
+mod tests;
+
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+
+use super::{
+    Claim, EdgeLimits, Inspected, Parsed, Provider, Sample, SignatureValid, SigningSecrets, error_word, json_post, lay_over, printable,
+    tagged_digest, text_to_send, within,
+};
+use crate::crypto::MacKey;
+use crate::domain::clock::Timestamp;
+use crate::domain::installation::{ExternalAccount, ProviderKind};
+use crate::domain::message::{OutboundMessage, SendReceipt};
+use crate::domain::reason::ReasonCode;
+use crate::domain::secret::Secret;
+use crate::wire::{RequestHead, WireRequest, WireResponse};
+
+/// <https://docs.slack.dev/authentication/verifying-requests-from-slack>
+const SIGNATURE: &str = "x-slack-signature";
+const TIMESTAMP: &str = "x-slack-request-timestamp";
+const SCHEME: &str = "v0";
+/// Both ways and inclusive, as slack_sdk has it: Bolt for JavaScript lets the future in, which lengthens every replay.
+const WINDOW_MS: i64 = 300_000;
+
+const JSON: &str = "application/json";
+/// <https://docs.slack.dev/interactivity/handling-user-interaction>
+const FORM: &str = "application/x-www-form-urlencoded";
+
+/// <https://docs.slack.dev/reference/methods/chat.postMessage>: longer texts are truncated silently.
+const TEXT_CHARS_MAX: usize = 40_000;
+/// Where a message goes, in which workspace and by which token.
+const RESERVED: &[&str] = &["channel", "token", "team_id", "thread_ts", "as_user"];
+
+/// <https://docs.slack.dev/reference/methods/chat.postMessage>
+const CREDENTIAL_DEAD: &[&str] = &["token_revoked", "account_inactive", "invalid_auth", "not_authed", "token_expired"];
+/// <https://docs.slack.dev/apis/web-api/rate-limits>
+const RATE_LIMITED: &[&str] = &["rate_limited", "ratelimited"];
+/// <https://docs.slack.dev/reference/methods/chat.postMessage>: Slack's own trouble, or a workspace on its way
+/// into an Enterprise Grid org.
+const UNAVAILABLE: &[&str] =
+    &["team_added_to_org", "org_login_required", "fatal_error", "internal_error", "service_unavailable", "request_timeout"];
+
+/// Slack.
+pub struct Slack;
+
+impl Provider for Slack {
+    fn kind(&self) -> ProviderKind {
+        ProviderKind::Slack
+    }
+
+    fn edge(&self) -> EdgeLimits {
+        EdgeLimits { body_bytes_max: 1024 * 1024, media_types: &[JSON, FORM], dedupe_kept_ms: 24 * 3_600_000, signs_time: true }
+    }
+
+    fn secret_chars_min(&self) -> usize {
+        16
+    }
+
+    fn secret_form(&self, secret: &str) -> bool {
+        printable(secret)
+    }
+
+    fn credential_fits(&self, credential: &str, account: &ExternalAccount) -> bool {
+        printable(credential) && matches!(account, ExternalAccount::Slack { .. })
+    }
+
+    fn inspect(&self, head: &RequestHead, _: &SigningSecrets, now: Timestamp) -> Result<Inspected, ReasonCode> {
+        let signature = head.only(SIGNATURE, ReasonCode::AuthnSignatureMissing)?;
+        let timestamp = head.only(TIMESTAMP, ReasonCode::AuthnTimestampMalformed)?;
+        // Digits only, or `T:start-of-body` as timestamp would move the border between timestamp and body.
+        if timestamp.is_empty() || !timestamp.iter().all(u8::is_ascii_digit) {
+            return Err(ReasonCode::AuthnTimestampMalformed);
+        }
+        // More digits than fit are a time that is far ahead.
+        let secs = std::str::from_utf8(timestamp).ok().and_then(|t| t.parse::<i64>().ok()).unwrap_or(i64::MAX);
+        let age_ms = now.ms().saturating_sub(Timestamp::from_secs(secs).ms());
+        if age_ms > WINDOW_MS {
+            return Err(ReasonCode::AuthnTimestampStale);
+        }
+        if age_ms < -WINDOW_MS {
+            return Err(ReasonCode::AuthnTimestampFuture);
+        }
+        let digest = tagged_digest(signature, SCHEME)?;
+        Ok(Inspected(Claim::Mac { prefix: prefix(timestamp), digest }))
+    }
+
+    fn parse(&self, _: &SignatureValid, head: &RequestHead, body: &Bytes) -> Result<Parsed, ReasonCode> {
+        match (body.is_empty(), head.media_type().as_str()) {
+            (true, _) => Err(ReasonCode::IngressPayloadMalformed),
+            (_, JSON) => body::read_json(body),
+            (_, FORM) => body::read_form(body),
+            _ => Err(ReasonCode::IngressMediaType),
+        }
+    }
+
+    fn raw_for_agent(&self, raw: &[u8], media_type: &str) -> Value {
+        let mut value = if media_type == FORM {
+            let fields = body::form_fields(raw).unwrap_or_default();
+            match fields.iter().find(|(name, _)| name == "payload") {
+                Some((_, payload)) => serde_json::from_str(payload).unwrap_or_default(),
+                None => Value::Object(fields.into_iter().map(|(name, value)| (name, Value::String(value))).collect()),
+            }
+        } else {
+            serde_json::from_slice(raw).unwrap_or_default()
+        };
+        // The deprecated verification token still opens doors of old apps.
+        if let Some(token) = value.get_mut("token") {
+            *token = withheld();
+        }
+        withhold_response_urls(&mut value);
+        value
+    }
+
+    fn render(
+        &self,
+        message: &OutboundMessage,
+        account: &ExternalAccount,
+        credential: &Secret,
+        api_base: &str,
+    ) -> Result<WireRequest, ReasonCode> {
+        let text = text_to_send(message, TEXT_CHARS_MAX)?;
+        if message.conversation.is_empty() || !matches!(account, ExternalAccount::Slack { .. }) {
+            return Err(ReasonCode::EgressMessageInvalid);
+        }
+        let mut fields = Map::new();
+        fields.insert("channel".into(), message.conversation.as_str().into());
+        if let Some(text) = text {
+            fields.insert("text".into(), text.into());
+        }
+        if let Some(thread) = &message.thread {
+            fields.insert("thread_ts".into(), thread.as_str().into());
+        }
+        lay_over(&mut fields, message, RESERVED)?;
+        within(fields.get("text").and_then(Value::as_str), TEXT_CHARS_MAX)?;
+        json_post(format!("{}/chat.postMessage", api_base.trim_end_matches('/')), Some(credential), fields)
+    }
+
+    fn read_receipt(&self, response: &WireResponse) -> SendReceipt {
+        let answer: Value = serde_json::from_slice(&response.body).unwrap_or_default();
+        // An error is one lower-case word; whatever else stands there is not Slack's.
+        let is_word =
+            |e: &&str| (1..=100).contains(&e.len()) && e.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+        let word = answer.get("error").and_then(Value::as_str).filter(is_word);
+        let error = word.map_or_else(|| format!("http {}", response.status), str::to_owned);
+        match (response.status, word) {
+            (429, _) => SendReceipt::RateLimited { retry_after_s: response.retry_after_s(), error },
+            (_, Some(w)) if RATE_LIMITED.contains(&w) => SendReceipt::RateLimited { retry_after_s: response.retry_after_s(), error },
+            (_, Some(w)) if CREDENTIAL_DEAD.contains(&w) => SendReceipt::CredentialDead { error },
+            (_, Some(w)) if UNAVAILABLE.contains(&w) => SendReceipt::Unavailable { error },
+            (500.., _) => SendReceipt::Unavailable { error },
+            (_, Some(_)) => SendReceipt::Rejected { error },
+            // <https://docs.slack.dev/apis/web-api/>: the status is 200 whatever happened, `ok` says it.
+            (200, None) if answer.get("ok") == Some(&Value::Bool(true)) => {
+                let ts = answer.get("ts").and_then(Value::as_str).unwrap_or_default();
+                SendReceipt::Sent { provider_message_id: error_word(ts) }
+            }
+            (200, None) => SendReceipt::Unknown { error: "unreadable answer".to_owned() },
+            _ => SendReceipt::Rejected { error },
+        }
+    }
+
+    fn sample_kinds(&self) -> &'static [&'static str] {
+        &["message", "mention", "direct", "command", "interaction", "uninstalled"]
+    }
+
+    fn sample(&self, sample: &Sample<'_>) -> Option<(Vec<u8>, &'static str)> {
+        let ExternalAccount::Slack { team_id, enterprise_id } = sample.account else { return None };
+        let app = sample.app_id.unwrap_or("A00SIMULATED");
+        let team = team_id.as_deref().unwrap_or("T00SIMULATED");
+        let org_wide = team_id.is_none();
+        let secs = sample.now.secs();
+        let ts = format!("{secs}.{:06}", sample.nonce % 1_000_000);
+        let trigger = format!("{}.{secs}.{}", sample.nonce, super::digest_id(&sample.nonce.to_be_bytes()));
+        let user = "U00SIMULATED";
+        let event = |event: Value| {
+            let body = json!({
+                "token": "simulated", "team_id": team, "context_team_id": team, "context_enterprise_id": enterprise_id, "api_app_id": app,
+                "event": event, "type": "event_callback", "event_id": format!("Ev{:012}", sample.nonce), "event_time": secs,
+                "authorizations": [{"enterprise_id": enterprise_id, "team_id": team_id, "user_id": "U00BOT", "is_bot": true,
+                    "is_enterprise_install": org_wide}],
+                "is_ext_shared_channel": false,
+            });
+            Some((serde_json::to_vec(&body).ok()?, JSON))
+        };
+        let said = |word: &str, place: &str| {
+            let mut said = json!({"user": user, "type": word, "ts": ts, "text": sample.text, "team": team, "channel": sample.conversation,
+                "event_ts": ts});
+            // `app_mention` has no channel type.
+            if word == "message"
+                && let Some(fields) = said.as_object_mut()
+            {
+                fields.insert("channel_type".into(), place.into());
+            }
+            said
+        };
+        match sample.kind {
+            "message" => event(said("message", "channel")),
+            "mention" => event(said("app_mention", "channel")),
+            "direct" => event(said("message", "im")),
+            "uninstalled" => {
+                let mut body = json!({"token": "simulated", "api_app_id": app, "event": {"type": "app_uninstalled"},
+                    "type": "event_callback", "event_id": format!("Ev{:012}", sample.nonce), "event_time": secs});
+                let (name, id) = if org_wide { ("enterprise_id", enterprise_id.as_deref()?) } else { ("team_id", team) };
+                body.as_object_mut()?.insert(name.into(), id.into());
+                Some((serde_json::to_vec(&body).ok()?, JSON))
+            }
+            "command" => {
+                let mut form = form_urlencoded::Serializer::new(String::new());
+                form.append_pair("token", "simulated").append_pair("team_id", team).append_pair("channel_id", sample.conversation);
+                if let Some(enterprise) = enterprise_id {
+                    form.append_pair("enterprise_id", enterprise);
+                }
+                form.append_pair("user_id", user).append_pair("user_name", "simulated").append_pair("command", "/ask");
+                form.append_pair("text", sample.text).append_pair("api_app_id", app);
+                form.append_pair("is_enterprise_install", if org_wide { "true" } else { "false" });
+                form.append_pair("trigger_id", &trigger);
+                Some((form.finish().into_bytes(), FORM))
+            }
+            "interaction" => {
+                let payload = json!({
+                    "type": "block_actions", "user": {"id": user, "username": "simulated", "team_id": team}, "api_app_id": app,
+                    "token": "simulated", "trigger_id": trigger, "team": {"id": team, "domain": "simulated"},
+                    "enterprise": enterprise_id.as_ref().map(|id| json!({"id": id})), "is_enterprise_install": org_wide,
+                    "container": {"type": "message", "message_ts": ts, "channel_id": sample.conversation},
+                    "channel": {"id": sample.conversation, "name": "simulated"},
+                    "actions": [{"action_id": "simulated", "block_id": "b1", "type": "button", "value": sample.text, "action_ts": ts}],
+                });
+                let form = form_urlencoded::Serializer::new(String::new()).append_pair("payload", &payload.to_string()).finish();
+                Some((form.into_bytes(), FORM))
+            }
+            _ => None,
+        }
+    }
+
+    fn sign(&self, body: &[u8], secret: &Secret, now: Timestamp) -> Vec<(&'static str, String)> {
+        let timestamp = now.secs().to_string();
+        let Some(key) = MacKey::new(secret.expose().as_bytes()) else { return Vec::new() };
+        let digest = hex::encode(key.sign(&[&prefix(timestamp.as_bytes()), body]));
+        vec![(TIMESTAMP, timestamp), (SIGNATURE, format!("{SCHEME}={digest}"))]
+    }
+}
+
+/// What stands before the body in the signed text: the timestamp goes in as it was sent.
+fn prefix(timestamp: &[u8]) -> Vec<u8> {
+    [b"v0:", timestamp, b":"].concat()
+}
+
+fn withheld() -> Value {
+    Value::String("[withheld]".to_owned())
+}
+
+/// <https://docs.slack.dev/interactivity/handling-user-interaction>: whoever has such an address may
+/// post with it, without a token.
+fn withhold_response_urls(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            for (name, inner) in fields {
+                if name == "response_url" {
+                    *inner = withheld();
+                } else {
+                    withhold_response_urls(inner);
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(withhold_response_urls),
+        _ => {}
+    }
+}

@@ -149,9 +149,7 @@ impl Directory {
 pub fn lookup_keys(account: &ExternalAccount) -> Vec<String> {
     match account {
         ExternalAccount::Slack { team_id: Some(team), .. } => vec![format!("team:{team}")],
-        ExternalAccount::Slack { team_id: None, enterprise_id } => {
-            enterprise_id.iter().map(|e| format!("enterprise:{e}")).collect()
-        }
+        ExternalAccount::Slack { team_id: None, enterprise_id } => enterprise_id.iter().map(|e| format!("enterprise:{e}")).collect(),
         ExternalAccount::Telegram { bot_id, chats } if chats.is_empty() => vec![format!("bot:{bot_id}/*"), "bot/*".to_owned()],
         ExternalAccount::Telegram { bot_id, chats } => {
             let mut keys: Vec<String> = chats.iter().map(|c| format!("chat:{c}")).collect();
@@ -194,5 +192,34 @@ pub fn bot_owner(installation: &Installation) -> Option<(String, String)> {
             Some((format!("telegram:bot:{bot_id}"), format!("{}:{}", installation.owner.as_str(), installation.profile)))
         }
         _ => None,
+    }
+}
+
+impl Directory {
+    /// Shows a resource as it will be, so that the next one of the same document may refer to it.
+    pub fn foresee(&mut self, resource: &super::Resource, secrets: Vec<SealedSecret>, updated: Timestamp) {
+        use super::Resource as R;
+        macro_rules! keep {
+            ($map:ident, $item:expr) => {
+                self.$map.insert($item.id.clone(), Arc::new(Kept { item: $item.clone(), secrets, updated }));
+            };
+        }
+        match resource {
+            R::Org(r) => {
+                keep!(orgs, r);
+            }
+            R::Agent(r) => {
+                keep!(agents, r);
+            }
+            R::Profile(r) => {
+                keep!(profiles, r);
+            }
+            R::Installation(r) => {
+                keep!(installations, r);
+            }
+            R::Binding(r) => {
+                keep!(bindings, r);
+            }
+        }
     }
 }

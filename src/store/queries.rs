@@ -94,7 +94,10 @@ pub(super) async fn run(conn: &mut SqliteConnection, sql: &'static str) -> Resul
 }
 
 /// Inserts the dedupe keys; the events whose keys were new.
-pub(super) async fn insert_dedupe(conn: &mut SqliteConnection, events: &[(&AcceptRequest, &NewEvent)]) -> Result<HashSet<String>, StoreError> {
+pub(super) async fn insert_dedupe(
+    conn: &mut SqliteConnection,
+    events: &[(&AcceptRequest, &NewEvent)],
+) -> Result<HashSet<String>, StoreError> {
     const HEAD: &str = "INSERT INTO dedupe (key, installation, event, expires_ms) VALUES";
     let mut fresh = HashSet::with_capacity(events.len());
     let mut rest = events;
@@ -145,8 +148,7 @@ pub(super) async fn insert_events(conn: &mut SqliteConnection, rows: &[EventRow<
 }
 
 pub(super) async fn insert_deliveries(conn: &mut SqliteConnection, rows: &[EventRow<'_>]) -> Result<(), StoreError> {
-    const HEAD: &str =
-        "INSERT INTO deliveries (id, event, org, agent, session, created_ms, due_ms, attempt, lease, state) VALUES";
+    const HEAD: &str = "INSERT INTO deliveries (id, event, org, agent, session, created_ms, due_ms, attempt, lease, state) VALUES";
     insert(conn, HEAD, 10, rows, |q, r| {
         let e = r.event;
         q.bind(e.delivery.as_str())
@@ -227,7 +229,10 @@ pub(super) async fn insert_audit(conn: &mut SqliteConnection, rows: &[AuditRecor
     .await
 }
 
-pub(super) async fn active_session(conn: &mut SqliteConnection, key: &str) -> Result<Option<(SessionId, Timestamp, Timestamp)>, StoreError> {
+pub(super) async fn active_session(
+    conn: &mut SqliteConnection,
+    key: &str,
+) -> Result<Option<(SessionId, Timestamp, Timestamp)>, StoreError> {
     let row = sqlx::query("SELECT id, created_ms, last_ms FROM sessions WHERE key = $1 AND status = 'active'")
         .bind(key)
         .fetch_optional(conn)
@@ -274,19 +279,14 @@ pub(super) async fn insert_session(conn: &mut SqliteConnection, row: &SessionRow
     .map_err(failed)
 }
 
-/// Claims the oldest open delivery of each session that is due and not leased. Paused agents' wait.
-pub(super) async fn claim(
-    conn: &mut SqliteConnection,
-    limit: usize,
-    lease_ms: i64,
-    now: Timestamp,
-    paused: &str,
-) -> Result<Vec<Claimed>, StoreError> {
+/// Claims the oldest open delivery of each session that is due and not leased. Paused agents' wait; which those are is read
+/// here and not in the directory, which follows a commit a moment later: a moment in which a 410 would be asked for twice.
+pub(super) async fn claim(conn: &mut SqliteConnection, limit: usize, lease_ms: i64, now: Timestamp) -> Result<Vec<Claimed>, StoreError> {
     let rows = sqlx::query(
         "UPDATE deliveries SET state = 'leased', attempt = attempt + 1, lease = lease + 1, lease_until_ms = $1 + $2 \
          WHERE seq IN (SELECT d.seq FROM deliveries d INDEXED BY deliveries_open \
            WHERE d.settled_ms IS NULL AND d.due_ms <= $1 AND (d.lease_until_ms IS NULL OR d.lease_until_ms <= $1) \
-             AND d.agent NOT IN (SELECT value FROM json_each($4)) \
+             AND d.agent NOT IN (SELECT id FROM resources WHERE kind = 'agents' AND json_extract(body, '$.status') = 'paused') \
              AND NOT EXISTS (SELECT 1 FROM deliveries e INDEXED BY deliveries_open \
                WHERE e.settled_ms IS NULL AND e.session = d.session AND e.seq < d.seq) \
            ORDER BY d.seq LIMIT $3) \
@@ -295,7 +295,6 @@ pub(super) async fn claim(
     .bind(now.ms())
     .bind(lease_ms)
     .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-    .bind(paused)
     .fetch_all(conn)
     .await
     .map_err(failed)?;
@@ -373,12 +372,14 @@ pub(super) async fn settle(
     match settled {
         Settled::Dead(code) => insert_audit(conn, &[line("delivery.dead", claimed.id.as_str(), "refused", Some(*code))]).await?,
         Settled::AgentGone => {
-            sqlx::query("UPDATE resources SET body = json_set(body, '$.status', 'paused'), updated_ms = $2 WHERE kind = 'agents' AND id = $1")
-                .bind(claimed.agent.as_str())
-                .bind(now.ms())
-                .execute(&mut *conn)
-                .await
-                .map_err(failed)?;
+            sqlx::query(
+                "UPDATE resources SET body = json_set(body, '$.status', 'paused'), updated_ms = $2 WHERE kind = 'agents' AND id = $1",
+            )
+            .bind(claimed.agent.as_str())
+            .bind(now.ms())
+            .execute(&mut *conn)
+            .await
+            .map_err(failed)?;
             insert_audit(conn, &[line("agent.pause", claimed.agent.as_str(), "done", attempt.code)]).await?;
         }
         Settled::Delivered | Settled::RetryAt(_) => {}
@@ -399,7 +400,12 @@ pub(super) async fn release(conn: &mut SqliteConnection, claimed: &[Claimed]) ->
 }
 
 /// `None` when there is no such delivery, `false` when it is still open.
-pub(super) async fn replay(conn: &mut SqliteConnection, id: &DeliveryId, audit: &AuditRecord, now: Timestamp) -> Result<Option<bool>, StoreError> {
+pub(super) async fn replay(
+    conn: &mut SqliteConnection,
+    id: &DeliveryId,
+    audit: &AuditRecord,
+    now: Timestamp,
+) -> Result<Option<bool>, StoreError> {
     let open: Option<bool> = sqlx::query_scalar("SELECT settled_ms IS NULL FROM deliveries WHERE id = $1")
         .bind(id.as_str())
         .fetch_optional(&mut *conn)
@@ -525,7 +531,12 @@ pub(super) async fn sweep(conn: &mut SqliteConnection, now: Timestamp) -> Result
     Ok(dedupe.rows_affected() + sends.rows_affected())
 }
 
-pub(super) async fn apply(conn: &mut SqliteConnection, changes: &[Change], audit: &[AuditRecord], now: Timestamp) -> Result<(), StoreError> {
+pub(super) async fn apply(
+    conn: &mut SqliteConnection,
+    changes: &[Change],
+    audit: &[AuditRecord],
+    now: Timestamp,
+) -> Result<(), StoreError> {
     for change in changes {
         match change {
             Change::Put(resource, secrets) => put(conn, resource, secrets, now).await?,

@@ -161,12 +161,15 @@ pub(super) async fn session_of(pool: &SqlitePool, agent: &AgentId, id: &SessionI
     }))
 }
 
-pub(super) async fn next_due(pool: &SqlitePool) -> Result<Option<Timestamp>, StoreError> {
-    let due: Option<i64> =
-        sqlx::query_scalar("SELECT MIN(MAX(due_ms, COALESCE(lease_until_ms, 0))) FROM deliveries INDEXED BY deliveries_open WHERE settled_ms IS NULL")
-            .fetch_one(pool)
-            .await
-            .map_err(failed)?;
+pub(super) async fn next_due(pool: &SqlitePool, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+    let due: Option<i64> = sqlx::query_scalar(
+        "SELECT MIN(at) FROM (SELECT MAX(due_ms, COALESCE(lease_until_ms, 0)) AS at FROM deliveries INDEXED BY deliveries_open \
+         WHERE settled_ms IS NULL) WHERE at > $1",
+    )
+    .bind(now.ms())
+    .fetch_one(pool)
+    .await
+    .map_err(failed)?;
     Ok(due.map(Timestamp::from_ms))
 }
 
@@ -187,12 +190,9 @@ fn listing(kind: &str) -> Option<(&'static str, &'static str, &'static str, &'st
             "id",
             "kind",
         ),
-        "deliveries" => (
-            "seq, id, event, org, agent, session, state, attempt, code, created_ms, due_ms, settled_ms",
-            "deliveries",
-            "event",
-            "state",
-        ),
+        "deliveries" => {
+            ("seq, id, event, org, agent, session, state, attempt, code, created_ms, due_ms, settled_ms", "deliveries", "event", "state")
+        }
         "decisions" => (
             "seq, id, at_ms, org, subject, action, principal, resource, facts_json, allowed, code, policies_json, version, request",
             "decisions",
@@ -253,6 +253,14 @@ pub(super) async fn list(pool: &SqlitePool, kind: &str, filter: &ListFilter) -> 
     Ok(Some(Page { items: rows.iter().map(to_json).collect::<Result<_, _>>()?, next }))
 }
 
+/// One row by its id; listings without ids have none.
+pub(super) async fn one(pool: &SqlitePool, kind: &str, id: &str) -> Result<Option<Json>, StoreError> {
+    let Some((columns, table, _, _)) = listing(kind).filter(|(columns, ..)| columns.contains("seq, id,")) else { return Ok(None) };
+    let sql = format!("SELECT {columns} FROM {table} WHERE id = $1");
+    let row = sqlx::query(AssertSqlSafe(sql)).bind(id).fetch_optional(pool).await.map_err(failed)?;
+    row.as_ref().map(to_json).transpose()
+}
+
 /// A row as JSON: times as RFC 3339 under `*_at`, JSON columns as values, 0/1 flags as booleans.
 fn to_json(row: &SqliteRow) -> Result<Json, StoreError> {
     const FLAGS: [&str; 3] = ["allowed", "fallback", "session_new"];
@@ -263,7 +271,9 @@ fn to_json(row: &SqliteRow) -> Result<Json, StoreError> {
         let (null, integer) = (raw.is_null(), raw.type_info().name() == "INTEGER");
         let (name, value) = match name {
             "seq" => continue,
-            _ if null => (name.strip_suffix("_ms").map_or_else(|| name.trim_end_matches("_json").to_owned(), |n| format!("{n}_at")), Json::Null),
+            _ if null => {
+                (name.strip_suffix("_ms").map_or_else(|| name.trim_end_matches("_json").to_owned(), |n| format!("{n}_at")), Json::Null)
+            }
             n if n == "took_ms" => (n.to_owned(), json!(row.try_get::<i64, _>(i).map_err(failed)?)),
             n if n.ends_with("_ms") => {
                 let at = Timestamp::from_ms(row.try_get(i).map_err(failed)?);
@@ -310,8 +320,9 @@ pub(super) async fn journey(pool: &SqlitePool, event: &EventId) -> Result<Option
     .await?;
     for delivery in &mut deliveries {
         let key = delivery["id"].as_str().unwrap_or_default().to_owned();
-        delivery["attempts"] =
-            Json::Array(rows(pool, "SELECT number, at_ms, took_ms, status, code FROM attempts WHERE delivery = $1 ORDER BY number", &key).await?);
+        delivery["attempts"] = Json::Array(
+            rows(pool, "SELECT number, at_ms, took_ms, status, code FROM attempts WHERE delivery = $1 ORDER BY number", &key).await?,
+        );
     }
     let session = journey["session"].as_str().unwrap_or_default().to_owned();
     let sessions = rows(

@@ -53,11 +53,17 @@ pub(super) async fn open(url: &str) -> Result<Opened, StoreError> {
     if let Some(query) = url.split_once('?').map(|(_, q)| q.to_ascii_lowercase())
         && !query.is_empty()
     {
-        return Err(refused(ReasonCode::StoreDurabilityWeak, format!("store.url: `?{query}` is not taken: the store runs on WAL and synchronous=FULL")));
+        return Err(refused(
+            ReasonCode::StoreDurabilityWeak,
+            format!("store.url: `?{query}` is not taken: the store runs on WAL and synchronous=FULL"),
+        ));
     }
     let found = libsqlite3_version();
     if found < LIBRARY_MIN {
-        return Err(refused(ReasonCode::StoreDurabilityWeak, format!("SQLite {found} can corrupt its WAL; at least {LIBRARY_MIN} is needed")));
+        return Err(refused(
+            ReasonCode::StoreDurabilityWeak,
+            format!("SQLite {found} can corrupt its WAL; at least {LIBRARY_MIN} is needed"),
+        ));
     }
     if let Some(folder) = file.parent().filter(|p| !p.as_os_str().is_empty()) {
         std::fs::create_dir_all(folder).map_err(|e| StoreError::Unavailable(format!("{}: {e}", folder.display())))?;
@@ -78,11 +84,8 @@ pub(super) async fn open(url: &str) -> Result<Opened, StoreError> {
     check_durability(&mut writer).await?;
     migrate(&mut writer, file).await?;
     let checkpointer = connect(&options, file).await?;
-    let readers = SqlitePoolOptions::new()
-        .max_connections(4)
-        .connect_with(options.pragma("query_only", "0"))
-        .await
-        .map_err(|e| from_sqlx(&e))?;
+    let readers =
+        SqlitePoolOptions::new().max_connections(4).connect_with(options.pragma("query_only", "0")).await.map_err(|e| from_sqlx(&e))?;
     Ok(Opened { readers, writer, checkpointer, lock })
 }
 
@@ -122,7 +125,10 @@ async fn check_durability(conn: &mut SqliteConnection) -> Result<(), StoreError>
     let mode: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&mut *conn).await.map_err(|e| from_sqlx(&e))?;
     let sync: i64 = sqlx::query_scalar("PRAGMA synchronous").fetch_one(&mut *conn).await.map_err(|e| from_sqlx(&e))?;
     if mode != "wal" || sync < 2 {
-        return Err(refused(ReasonCode::StoreDurabilityWeak, format!("journal_mode={mode}, synchronous={sync}: the file system does not give WAL with FULL")));
+        return Err(refused(
+            ReasonCode::StoreDurabilityWeak,
+            format!("journal_mode={mode}, synchronous={sync}: the file system does not give WAL with FULL"),
+        ));
     }
     Ok(())
 }

@@ -25,14 +25,23 @@ pub(super) type Work<'c, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 type AnyWork = Box<dyn for<'c> FnOnce(&'c mut SqliteConnection) -> Work<'c, Box<dyn Any + Send>> + Send>;
 type Acked = Box<dyn FnOnce(Result<Box<dyn Any + Send>, StoreError>) + Send>;
 
+/// Whether those who wait for commits hear of a task. A claim makes nothing that could be claimed; were it announced, every
+/// claim would wake its own claimer for the next.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wake {
+    Yes,
+    No,
+}
+
 pub(super) enum Job {
     Accept(Box<AcceptRequest>, oneshot::Sender<Result<Vec<Acceptance>, StoreError>>),
-    Task(AnyWork, Acked),
+    Task(AnyWork, Acked, Wake),
     Stop(oneshot::Sender<()>),
 }
 
 /// Wraps a closure as a job; the receiver hears after the commit.
 pub(super) fn task<T: Send + 'static>(
+    wake: Wake,
     work: impl for<'c> FnOnce(&'c mut SqliteConnection) -> Work<'c, T> + Send + 'static,
 ) -> (Job, oneshot::Receiver<Result<T, StoreError>>) {
     let (tell, done) = oneshot::channel();
@@ -41,12 +50,11 @@ pub(super) fn task<T: Send + 'static>(
         Box::pin(async move { inner.await.map(|v| Box::new(v) as Box<dyn Any + Send>) })
     });
     let acked: Acked = Box::new(move |result| {
-        let result = result.and_then(|any| {
-            any.downcast::<T>().map(|v| *v).map_err(|_| StoreError::Unavailable("the writer mixed up its answers".into()))
-        });
+        let result = result
+            .and_then(|any| any.downcast::<T>().map(|v| *v).map_err(|_| StoreError::Unavailable("the writer mixed up its answers".into())));
         let _ = tell.send(result);
     });
-    (Job::Task(any, acked), done)
+    (Job::Task(any, acked, wake), done)
 }
 
 /// A job that ends the writer behind everything queued before it.
@@ -94,16 +102,25 @@ pub(super) async fn run(mut queue: mpsc::Receiver<Job>, conn: SqliteConnection, 
         let mut accepts = Vec::new();
         let mut tasks = Vec::new();
         let mut stops = Vec::new();
+        let mut wake = false;
         for job in batch.drain(..) {
             match job {
-                Job::Accept(request, ack) => accepts.push((request, ack)),
-                Job::Task(work, ack) => tasks.push((work, ack)),
+                Job::Accept(request, ack) => {
+                    wake = true;
+                    accepts.push((request, ack));
+                }
+                Job::Task(work, ack, wakes) => {
+                    wake |= wakes == Wake::Yes;
+                    tasks.push((work, ack));
+                }
                 Job::Stop(tell) => stops.push(tell),
             }
         }
         if !accepts.is_empty() || !tasks.is_empty() {
             writer.commit(accepts, tasks).await;
-            committed.send_modify(|commits| *commits += 1);
+            if wake {
+                committed.send_modify(|commits| *commits += 1);
+            }
         }
         if !stops.is_empty() {
             queue.close();
@@ -248,7 +265,12 @@ impl Writer {
         let key = event.session_key.as_str();
         let known = match self.sessions.get(key) {
             Some(known) => Some(known.clone()),
-            None => queries::active_session(&mut self.conn, key).await?.map(|(id, created, last)| Remembered { id, created, last, written: last }),
+            None => queries::active_session(&mut self.conn, key).await?.map(|(id, created, last)| Remembered {
+                id,
+                created,
+                last,
+                written: last,
+            }),
         };
         let mut predecessor = None;
         if let Some(mut known) = known {
@@ -319,14 +341,18 @@ pub(super) fn failed(error: sqlx::Error) -> StoreError {
     from_sqlx(&error)
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn every_trouble_of_the_store_asks_the_provider_to_try_again() {
-        for error in [StoreError::Full(String::new()), StoreError::Busy(String::new()), StoreError::Overloaded, StoreError::Unavailable(String::new())] {
+        for error in [
+            StoreError::Full(String::new()),
+            StoreError::Busy(String::new()),
+            StoreError::Overloaded,
+            StoreError::Unavailable(String::new()),
+        ] {
             assert!(error.code().retryable() && error.code().status() == 503, "{error}");
         }
     }

@@ -1,2 +1,1 @@
-#[test]
-fn t() {}
+//! One integration binary; suites as modules.

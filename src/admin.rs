@@ -1,0 +1,259 @@
+//! What operators do: one function a use case, whichever door it came through. Authorize, do, audit. Floor 7.
+
+pub mod resources;
+pub mod simulate;
+pub mod view;
+
+use std::sync::Arc;
+
+use serde_json::{Value as Json, json};
+
+use crate::authn::principal::OperatorPrincipal;
+use crate::domain::clock::Clock;
+use crate::domain::ids::{DecisionId, DeliveryId, EventId, RequestId};
+use crate::domain::reason::{Failure, ReasonCode, Stop};
+use crate::domain::record::{AuditRecord, Decision};
+use crate::policy::action::{Action, OperatorFacts, ReadAudit, ReplayDelivery, ViewResources};
+use crate::policy::{Denied, Engine};
+use crate::store::{ListFilter, Page, Store};
+use crate::vault::Vault;
+
+/// Why an operator's request ended: the code and, for people, what is wrong with it.
+#[derive(Clone, Debug)]
+pub struct AdminError {
+    /// The reason code.
+    pub code: ReasonCode,
+    /// What is wrong, where, and what to do.
+    pub detail: String,
+}
+
+impl AdminError {
+    /// An error with its detail.
+    pub fn new(code: ReasonCode, detail: impl Into<String>) -> Self {
+        Self { code, detail: detail.into() }
+    }
+}
+
+impl From<Failure> for AdminError {
+    fn from(failure: Failure) -> Self {
+        Self { code: failure.code, detail: failure.detail }
+    }
+}
+
+impl From<Stop> for AdminError {
+    fn from(stop: Stop) -> Self {
+        match stop {
+            Stop::Refused(refusal) => Self::new(refusal.code, refusal.code.meaning()),
+            Stop::Failed(failure) => failure.into(),
+        }
+    }
+}
+
+impl From<crate::store::StoreError> for AdminError {
+    fn from(error: crate::store::StoreError) -> Self {
+        Failure::from(error).into()
+    }
+}
+
+/// Everything operators' use cases need. Cheap to clone.
+#[derive(Clone)]
+pub struct Admin {
+    /// Keeps.
+    pub store: Store,
+    /// Seals.
+    pub vault: Vault,
+    /// Decides.
+    pub engine: Engine,
+    /// Tells the time.
+    pub clock: Clock,
+    /// One change at a time: each is planned against what the last one left.
+    pub changing: Arc<tokio::sync::Mutex<()>>,
+    /// Whether agents may live on private addresses.
+    pub allow_private_agents: bool,
+    /// What tenants are told to point providers at.
+    pub public_url: Option<String>,
+}
+
+/// An operator's request: who, and under which id it is recorded.
+#[derive(Clone, Debug)]
+pub struct Asking {
+    /// The operator.
+    pub operator: OperatorPrincipal,
+    /// The request.
+    pub request: RequestId,
+}
+
+impl Asking {
+    fn facts(&self) -> OperatorFacts {
+        OperatorFacts { id: self.operator.name().to_owned(), role: self.operator.role() }
+    }
+
+    fn line(&self, clock: &Clock, action: &'static str, target: String, decision: Option<&Decision>) -> AuditRecord {
+        AuditRecord {
+            at: clock.now(),
+            actor: format!("operator:{}", self.operator.name()),
+            action,
+            target,
+            org: None,
+            outcome: "done",
+            code: None,
+            policies: decision.map_or_else(|| Arc::new([]) as Arc<[String]>, |d| d.policies.clone()),
+            version: decision.map(|d| d.version.clone()),
+            request: Some(self.request.clone()),
+            detail: None,
+        }
+    }
+}
+
+impl Admin {
+    /// Asks the policies; a refusal leaves its own audit line.
+    async fn authorize<A: Action>(&self, asking: &Asking, ask: A, action: &'static str, target: &str) -> Result<Arc<Decision>, AdminError> {
+        match self.engine.pin().decide(ask) {
+            Ok(permit) => Ok(permit.decision().clone()),
+            Err(Denied { refusal, decision }) => {
+                let mut line = asking.line(&self.clock, action, target.to_owned(), Some(&decision));
+                line.outcome = "refused";
+                line.code = Some(refusal.code);
+                self.store.audit(vec![line]).await?;
+                let now = self.clock.now();
+                self.store.keep_decision(DecisionId::fresh(now), decision, asking.request.to_string(), asking.request.clone(), now).await?;
+                let detail = format!("operator `{}` with role {} may not do this", asking.operator.name(), asking.operator.role().as_str());
+                Err(AdminError::new(refusal.code, detail))
+            }
+        }
+    }
+
+    /// Whether the operator may look at all.
+    ///
+    /// # Errors
+    /// The policies' refusal.
+    pub async fn may_view(&self, asking: &Asking) -> Result<(), AdminError> {
+        self.authorize(asking, ViewResources { operator: asking.facts() }, "resource.view", "resources").await.map(|_| ())
+    }
+
+    /// A page of a listing.
+    ///
+    /// # Errors
+    /// The policies' refusal, or `admin.not_found` for a kind there is none of.
+    pub async fn list(&self, asking: &Asking, kind: &str, filter: &ListFilter) -> Result<Page, AdminError> {
+        if kind == "audit" {
+            self.authorize(asking, ReadAudit { operator: asking.facts() }, "audit.read", "audit").await?;
+        } else {
+            self.may_view(asking).await?;
+        }
+        let page = self.store.list(kind, filter).await?;
+        page.ok_or_else(|| AdminError::new(ReasonCode::AdminNotFound, format!("there is no kind `{kind}`")))
+    }
+
+    /// The journey of one event.
+    ///
+    /// # Errors
+    /// The policies' refusal, `admin.not_found`.
+    pub async fn journey(&self, asking: &Asking, id: &str) -> Result<Json, AdminError> {
+        self.may_view(asking).await?;
+        let not_found = || AdminError::new(ReasonCode::AdminNotFound, format!("there is no event `{id}`"));
+        let event = EventId::parse(id).ok_or_else(not_found)?;
+        self.store.journey(&event).await?.ok_or_else(not_found)
+    }
+
+    /// Makes a settled or dead delivery due again.
+    ///
+    /// # Errors
+    /// The policies' refusal, `admin.not_found`, `admin.not_replayable`.
+    pub async fn replay(&self, asking: &Asking, id: &str) -> Result<Json, AdminError> {
+        let decision = self.authorize(asking, ReplayDelivery { operator: asking.facts() }, "delivery.replay", id).await?;
+        let not_found = || AdminError::new(ReasonCode::AdminNotFound, format!("there is no delivery `{id}`"));
+        let delivery = DeliveryId::parse(id).ok_or_else(not_found)?;
+        let line = asking.line(&self.clock, "delivery.replay", delivery.to_string(), Some(&decision));
+        match self.store.replay_delivery(delivery, line, self.clock.now()).await? {
+            Some(true) => Ok(json!({"id": id, "state": "pending"})),
+            Some(false) => Err(AdminError::new(ReasonCode::AdminNotReplayable, format!("delivery `{id}` is still on its way"))),
+            None => Err(not_found()),
+        }
+    }
+}
+
+impl Admin {
+    /// One row of a listing by its id.
+    ///
+    /// # Errors
+    /// The policies' refusal, `admin.not_found`.
+    pub async fn one(&self, asking: &Asking, kind: &str, id: &str) -> Result<Json, AdminError> {
+        self.may_view(asking).await?;
+        let found = self.store.one(kind, id).await?;
+        found.ok_or_else(|| AdminError::new(ReasonCode::AdminNotFound, format!("there is no {kind}/{id}")))
+    }
+
+    /// What is wrong with what operators declared, and what to do: every secret opens, every installation can hear and
+    /// speak, every agent is reachable in principle.
+    ///
+    /// # Errors
+    /// The policies' refusal.
+    pub async fn doctor(&self, asking: &Asking) -> Result<Json, AdminError> {
+        self.may_view(asking).await?;
+        let directory = self.store.directory();
+        let now = self.clock.now();
+        let mut items = Vec::new();
+        let mut check = |what: String, found: Result<String, (String, &str)>| {
+            items.push(match found {
+                Ok(detail) => json!({"check": what, "ok": true, "detail": detail, "todo": null}),
+                Err((detail, todo)) => json!({"check": what, "ok": false, "detail": detail, "todo": todo}),
+            });
+        };
+        for (id, profile) in &directory.profiles {
+            check(
+                format!("profiles/{id} signing_secret"),
+                match self.vault.signing(profile, now) {
+                    Ok(_) => Ok("opens".into()),
+                    Err(failure) => Err((failure.detail, "apply the profile again with its signing_secret, or restore the master key")),
+                },
+            );
+        }
+        for (id, installation) in &directory.installations {
+            let status = installation.item.status;
+            check(
+                format!("installations/{id} status"),
+                if status == crate::domain::installation::InstallationStatus::Active {
+                    Ok("active".into())
+                } else {
+                    Err((status.as_str().into(), "apply the installation with a fresh credential, or set its status"))
+                },
+            );
+            check(
+                format!("installations/{id} credential"),
+                match installation.secret(crate::vault::field::CREDENTIAL) {
+                    Some(secret) => Ok(format!("set {}", secret.set)),
+                    None => {
+                        Err(("absent".into(), "apply the installation with its credential; until then agents cannot answer through it"))
+                    }
+                },
+            );
+            check(
+                format!("installations/{id} bindings"),
+                match directory.bindings_of(id).iter().filter(|b| b.item.enabled).count() {
+                    0 => Err(("none".into(), "apply a binding; until then its events are refused with routing.no_route")),
+                    n => Ok(format!("{n}")),
+                },
+            );
+        }
+        for (id, agent) in &directory.agents {
+            check(
+                format!("agents/{id} signing_secret"),
+                self.vault
+                    .agent_signing(agent)
+                    .map(|_| "opens".into())
+                    .map_err(|f| (f.detail, "apply the agent again with its signing_secret")),
+            );
+            check(
+                format!("agents/{id} status"),
+                match agent.item.status {
+                    crate::domain::installation::AgentStatus::Active => Ok("active".into()),
+                    crate::domain::installation::AgentStatus::Paused => {
+                        Err(("paused".into(), "it answered 410; apply it with status: active"))
+                    }
+                },
+            );
+        }
+        Ok(json!({"items": items, "next": null}))
+    }
+}

@@ -1,0 +1,604 @@
+//! Declared resources: read, checked, planned, applied. All of a document or nothing of it.
+
+use std::collections::BTreeSet;
+
+use serde::Deserialize;
+use serde_json::{Value as Json, json};
+
+use super::{Admin, AdminError, Asking};
+use crate::domain::clock::Timestamp;
+use crate::domain::ids::{AgentId, BindingId, CredentialId, InstallationId, OrgId, ProfileId};
+use crate::domain::installation::{
+    Agent, AgentStatus, AppProfile, Binding, DeliveryFormat, ExternalAccount, Installation, InstallationStatus, Org, Ownership,
+    ProviderKind, Selector, SessionScope,
+};
+use crate::domain::reason::ReasonCode;
+use crate::domain::secret::{self, Secret, Unfit};
+use crate::policy::action::ApplyResources;
+use crate::providers;
+use crate::store::directory::{Directory, SealedSecret};
+use crate::store::{Change, Resource, SecretPut, StoreError};
+use crate::transport::agent_url;
+use crate::vault::field;
+
+/// A document of resources. Secrets come as values; whoever read the file has put the environment's and files' in.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Document {
+    orgs: Vec<OrgSpec>,
+    agents: Vec<AgentSpec>,
+    profiles: Vec<ProfileSpec>,
+    installations: Vec<InstallationSpec>,
+    bindings: Vec<BindingSpec>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SecretSpec {
+    value: Secret,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PreviousSpec {
+    value: Secret,
+    until: Option<Timestamp>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OauthSpec {
+    client_id: String,
+    client_secret: Option<SecretSpec>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OrgSpec {
+    id: OrgId,
+    name: Option<String>,
+    #[serde(default)]
+    suspended: bool,
+    #[serde(default)]
+    fallback_opt_in: BTreeSet<ProviderKind>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AgentSpec {
+    id: AgentId,
+    org: Option<OrgId>,
+    endpoint: String,
+    #[serde(default)]
+    format: DeliveryFormat,
+    signing_secret: Option<SecretSpec>,
+    token: Option<SecretSpec>,
+    status: Option<AgentStatus>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ProfileSpec {
+    id: ProfileId,
+    provider: ProviderKind,
+    owner: Ownership,
+    app_id: Option<String>,
+    ingress_id: Option<String>,
+    signing_secret: Option<SecretSpec>,
+    previous_signing_secret: Option<PreviousSpec>,
+    verify_token: Option<SecretSpec>,
+    oauth: Option<OauthSpec>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct InstallationSpec {
+    id: InstallationId,
+    profile: ProfileId,
+    org: OrgId,
+    account: Json,
+    credential: Option<SecretSpec>,
+    status: Option<InstallationStatus>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BindingSpec {
+    id: BindingId,
+    org: OrgId,
+    installation: InstallationId,
+    #[serde(default)]
+    select: Selector,
+    agent: AgentId,
+    #[serde(default = "default_priority")]
+    priority: i64,
+    #[serde(default = "yes")]
+    enabled: bool,
+    #[serde(default)]
+    session: SessionScope,
+    #[serde(default)]
+    allow_platform_fallback: bool,
+}
+
+fn default_priority() -> i64 {
+    100
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// How long a previous signing secret verifies where nothing else is said.
+const OVERLAP_MS: i64 = 24 * 3_600_000;
+/// The longest it may be told to.
+const OVERLAP_MS_MAX: i64 = 7 * OVERLAP_MS;
+const INGRESS_ID_CHARS_MIN: usize = 16;
+const CREDENTIAL_CHARS_MIN: usize = 8;
+
+/// What became of one resource.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Applied {
+    /// The kind, plural.
+    pub kind: &'static str,
+    /// The id.
+    pub id: String,
+    /// `created`, `updated` or `unchanged`.
+    pub action: &'static str,
+}
+
+impl Admin {
+    /// Applies a document; with `dry_run` only says what it would do.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, by resource and field; nothing was changed then.
+    pub async fn apply(&self, asking: &Asking, document: Json, dry_run: bool) -> Result<Vec<Applied>, AdminError> {
+        let decision = self.authorize(asking, ApplyResources { operator: asking.facts() }, "resource.apply", "resources").await?;
+        let document: Document =
+            serde_json::from_value(document).map_err(|e| AdminError::new(ReasonCode::AdminResourceInvalid, e.to_string()))?;
+        let _one_at_a_time = self.changing.lock().await;
+        let directory = self.store.directory();
+        let mut plan = Plan { admin: self, future: (*directory).clone(), now: self.clock.now(), changes: Vec::new(), applied: Vec::new() };
+        plan.document(document)?;
+        let Plan { changes, applied, .. } = plan;
+        if dry_run || changes.is_empty() {
+            return Ok(applied);
+        }
+        let lines = applied
+            .iter()
+            .filter(|a| a.action != "unchanged")
+            .map(|a| {
+                let action = if a.action == "created" { "resource.create" } else { "resource.update" };
+                asking.line(&self.clock, action, format!("{}/{}", a.kind, a.id), Some(&decision))
+            })
+            .collect();
+        self.store.apply(changes, lines, self.clock.now()).await.map_err(|e| match e {
+            StoreError::Conflict(what) => AdminError::new(ReasonCode::AdminIdentityTaken, what),
+            other => other.into(),
+        })?;
+        Ok(applied)
+    }
+
+    /// Removes a resource that nothing refers to.
+    ///
+    /// # Errors
+    /// `admin.not_found`, `admin.in_use`.
+    pub async fn delete(&self, asking: &Asking, kind: &str, id: &str) -> Result<(), AdminError> {
+        let decision =
+            self.authorize(asking, ApplyResources { operator: asking.facts() }, "resource.delete", &format!("{kind}/{id}")).await?;
+        let _one_at_a_time = self.changing.lock().await;
+        let directory = self.store.directory();
+        let kind = super::view::KINDS.into_iter().find(|k| *k == kind);
+        let Some(kind) = kind.filter(|k| super::view::resource(&directory, k, id).is_some()) else {
+            return Err(AdminError::new(ReasonCode::AdminNotFound, format!("there is no such resource `{id}`")));
+        };
+        let users = users_of(&directory, kind, id);
+        if !users.is_empty() {
+            return Err(AdminError::new(ReasonCode::AdminInUse, format!("{kind}/{id} is used by {}", users.join(", "))));
+        }
+        let line = asking.line(&self.clock, "resource.delete", format!("{kind}/{id}"), Some(&decision));
+        self.store.apply(vec![Change::Delete { kind, id: id.to_owned() }], vec![line], self.clock.now()).await.map_err(AdminError::from)
+    }
+}
+
+fn users_of(directory: &Directory, kind: &str, id: &str) -> Vec<String> {
+    let mut users = Vec::new();
+    let mut add = |uses: bool, kind: &str, user: &str| {
+        if uses {
+            users.push(format!("{kind}/{user}"));
+        }
+    };
+    for (k, p) in &directory.profiles {
+        add(kind == "orgs" && p.item.owner.as_str() == id && p.item.owner != Ownership::Platform, "profiles", k.as_str());
+    }
+    for (k, i) in &directory.installations {
+        let uses = (kind == "orgs" && i.item.org.as_str() == id) || (kind == "profiles" && i.item.profile.as_str() == id);
+        add(uses, "installations", k.as_str());
+    }
+    for (k, a) in &directory.agents {
+        add(kind == "orgs" && a.item.org.as_ref().is_some_and(|o| o.as_str() == id), "agents", k.as_str());
+    }
+    for (k, b) in &directory.bindings {
+        let uses = (kind == "orgs" && b.item.org.as_str() == id)
+            || (kind == "installations" && b.item.installation.as_str() == id)
+            || (kind == "agents" && b.item.agent.as_str() == id);
+        add(uses, "bindings", k.as_str());
+    }
+    users
+}
+
+/// The state as it will be, resource by resource, and the changes that lead there.
+struct Plan<'a> {
+    admin: &'a Admin,
+    future: Directory,
+    now: Timestamp,
+    changes: Vec<Change>,
+    applied: Vec<Applied>,
+}
+
+/// One resource's secrets on their way to be sealed.
+struct Sealing<'p, 'a> {
+    plan: &'p Plan<'a>,
+    kind: &'static str,
+    owner: String,
+    known: Vec<SealedSecret>,
+    puts: Vec<SecretPut>,
+}
+
+impl<'a> Plan<'a> {
+    fn document(&mut self, document: Document) -> Result<(), AdminError> {
+        for spec in document.orgs {
+            self.org(spec)?;
+        }
+        for spec in document.agents {
+            self.agent(spec)?;
+        }
+        for spec in document.profiles {
+            self.profile(spec)?;
+        }
+        for spec in document.installations {
+            self.installation(spec)?;
+        }
+        for spec in document.bindings {
+            self.binding(spec)?;
+        }
+        Ok(())
+    }
+
+    fn org(&mut self, spec: OrgSpec) -> Result<(), AdminError> {
+        let name = spec.name.unwrap_or_else(|| spec.id.to_string());
+        let org = Org { id: spec.id, name, suspended: spec.suspended, fallback_opt_in: spec.fallback_opt_in };
+        if org.id.as_str() == "platform" {
+            return Err(AdminError::new(ReasonCode::AdminResourceInvalid, "orgs `platform`: the word means the platform itself"));
+        }
+        let known = self.future.orgs.get(&org.id).map(|k| (k.item.clone(), k.secrets.clone()));
+        self.record(Resource::Org(org), known.map(|(o, s)| (Resource::Org(o), s)), vec![])
+    }
+
+    fn agent(&mut self, spec: AgentSpec) -> Result<(), AdminError> {
+        let at = format!("agents `{}`", spec.id);
+        self.org_exists(&at, spec.org.as_ref())?;
+        agent_url(&spec.endpoint, self.admin.allow_private_agents).map_err(|code| {
+            AdminError::new(
+                code,
+                format!("{at}: endpoint `{}` is not an address agents may live on (https, no user, default port, public)", spec.endpoint),
+            )
+        })?;
+        let known = self.future.agents.get(&spec.id).map(|k| (k.item.clone(), k.secrets.clone()));
+        immutable(&at, "org", known.as_ref().map(|(k, _)| &k.org), &spec.org)?;
+        let status = spec.status.or(known.as_ref().map(|(k, _)| k.status)).unwrap_or(AgentStatus::Active);
+        let agent = Agent { id: spec.id, org: spec.org, endpoint: spec.endpoint, format: spec.format, status };
+        let mut sealing = self.sealing("agents", agent.id.as_str(), known.as_ref().map(|(_, s)| s.clone()));
+        sealing.required(&at, field::SIGNING_SECRET, spec.signing_secret, 16)?;
+        sealing.optional(&at, field::TOKEN, spec.token, 16)?;
+        let puts = sealing.puts;
+        let token = puts.iter().find(|p| p.secret.field == field::TOKEN).map(|p| p.secret.fingerprint.clone());
+        if let Some(token) = token
+            && self.future.agents.values().any(|a| a.item.id != agent.id && a.secret(field::TOKEN).is_some_and(|t| t.fingerprint == token))
+        {
+            return Err(AdminError::new(ReasonCode::AdminIdentityTaken, format!("{at}: token is another agent's")));
+        }
+        self.record(Resource::Agent(agent), known.map(|(a, s)| (Resource::Agent(a), s)), puts)
+    }
+
+    fn profile(&mut self, spec: ProfileSpec) -> Result<(), AdminError> {
+        let at = format!("profiles `{}`", spec.id);
+        if let Ownership::Org(org) = &spec.owner {
+            self.org_exists(&at, Some(org))?;
+        }
+        let provider = providers::of(spec.provider);
+        let known = self.future.profiles.get(&spec.id).map(|k| (k.item.clone(), k.secrets.clone()));
+        let old = known.as_ref().map(|(k, _)| k);
+        immutable(&at, "provider", old.map(|k| &k.provider), &spec.provider)?;
+        immutable(&at, "owner", old.map(|k| &k.owner), &spec.owner)?;
+        if old.is_some_and(|k| k.app_id.is_some()) {
+            immutable(&at, "app_id", old.map(|k| &k.app_id), &spec.app_id)?;
+        }
+        let ingress_id = match (spec.ingress_id, old) {
+            (Some(id), Some(k)) if id != k.ingress_id => return immutable(&at, "ingress_id", Some(&k.ingress_id), &id),
+            (Some(id), _) => id,
+            (None, Some(k)) => k.ingress_id.clone(),
+            (None, None) => hex::encode(
+                crate::crypto::random::<20>().map_err(|e| AdminError::new(ReasonCode::StoreUnavailable, format!("no randomness: {e}")))?,
+            ),
+        };
+        let fit = ingress_id.len() <= 128 && ingress_id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+        if ingress_id.len() < INGRESS_ID_CHARS_MIN || !fit {
+            let detail =
+                format!("{at}: ingress_id must be {INGRESS_ID_CHARS_MIN} to 128 of A-Z a-z 0-9 - _; leave it out for a random one");
+            return Err(AdminError::new(ReasonCode::AdminResourceInvalid, detail));
+        }
+        let taken = self.future.profiles.values().any(|p| p.item.id != spec.id && p.item.ingress_id == ingress_id);
+        if taken {
+            return Err(AdminError::new(ReasonCode::AdminIdentityTaken, format!("{at}: ingress_id belongs to another profile")));
+        }
+        let profile = AppProfile {
+            id: spec.id,
+            provider: spec.provider,
+            owner: spec.owner,
+            app_id: spec.app_id.filter(|a| !a.is_empty()),
+            ingress_id,
+            oauth_client_id: spec.oauth.as_ref().map(|o| o.client_id.clone()),
+            verifier: provider.verifier(),
+        };
+        let mut sealing = self.sealing("profiles", profile.id.as_str(), known.as_ref().map(|(_, s)| s.clone()));
+        let formed = |s: &SecretSpec| provider.secret_form(s.value.expose().trim());
+        if spec.signing_secret.as_ref().is_some_and(|s| secret::judge(s.value.expose(), 1).is_ok() && !formed(s)) {
+            let detail = format!("{at}: signing_secret has characters that {} does not use", profile.provider);
+            return Err(AdminError::new(ReasonCode::AdminSecretWeak, detail));
+        }
+        sealing.required(&at, field::SIGNING_SECRET, spec.signing_secret, provider.secret_chars_min())?;
+        if let Some(previous) = spec.previous_signing_secret {
+            let until = previous.until.unwrap_or_else(|| self.now.plus_ms(OVERLAP_MS));
+            if until.ms() - self.now.ms() > OVERLAP_MS_MAX {
+                return Err(AdminError::new(
+                    ReasonCode::AdminResourceInvalid,
+                    format!("{at}: previous_signing_secret may last 7 days at most"),
+                ));
+            }
+            judge(&at, "previous_signing_secret", &previous.value, provider.secret_chars_min())?;
+            sealing.put("previous", field::SIGNING_SECRET, &previous.value, Some(until))?;
+        }
+        if spec.verify_token.is_some() && !provider.has_get_handshake() {
+            let detail = format!("{at}: {} has no handshake, so no verify_token", profile.provider);
+            return Err(AdminError::new(ReasonCode::AdminResourceInvalid, detail));
+        }
+        sealing.optional(&at, field::VERIFY_TOKEN, spec.verify_token, 8)?;
+        sealing.optional(&at, field::CLIENT_SECRET, spec.oauth.and_then(|o| o.client_secret), 8)?;
+        let puts = sealing.puts;
+        self.record(Resource::Profile(profile), known.map(|(p, s)| (Resource::Profile(p), s)), puts)
+    }
+
+    fn installation(&mut self, spec: InstallationSpec) -> Result<(), AdminError> {
+        let at = format!("installations `{}`", spec.id);
+        self.org_exists(&at, Some(&spec.org))?;
+        let unknown = |what: String| AdminError::new(ReasonCode::AdminReferenceUnknown, format!("{at}: {what}"));
+        let profile = self
+            .future
+            .profiles
+            .get(&spec.profile)
+            .map(|p| p.item.clone())
+            .ok_or_else(|| unknown(format!("there is no profile `{}`", spec.profile)))?;
+        if let Ownership::Org(owner) = &profile.owner
+            && *owner != spec.org
+        {
+            return Err(unknown(format!("profile `{}` belongs to org `{owner}`", profile.id)));
+        }
+        let account = account(&at, profile.provider, &spec.account)?;
+        let known = self.future.installations.get(&spec.id).map(|k| (k.item.clone(), k.secrets.clone()));
+        let old = known.as_ref().map(|(k, _)| k);
+        immutable(&at, "profile", old.map(|k| &k.profile), &spec.profile)?;
+        immutable(&at, "org", old.map(|k| &k.org), &spec.org)?;
+        if let Some(old) = old
+            && !same_identity(&old.account, &account)
+        {
+            return Err(AdminError::new(ReasonCode::AdminFieldImmutable, format!("{at}: account is set once; make a new installation")));
+        }
+        let mut status = spec.status.or(old.map(|k| k.status)).unwrap_or(InstallationStatus::Active);
+        let mut sealing = self.sealing("installations", spec.id.as_str(), known.as_ref().map(|(_, s)| s.clone()));
+        if let Some(credential) = &spec.credential {
+            judge(&at, field::CREDENTIAL, &credential.value, CREDENTIAL_CHARS_MIN)?;
+            if !providers::of(profile.provider).credential_fits(credential.value.expose(), &account) {
+                let detail = format!("{at}: credential is not of the form {} gives out, or is another account's", profile.provider);
+                return Err(AdminError::new(ReasonCode::AdminResourceInvalid, detail));
+            }
+        }
+        sealing.optional(&at, field::CREDENTIAL, spec.credential, CREDENTIAL_CHARS_MIN)?;
+        let puts = sealing.puts;
+        // A new credential is what a degraded installation waits for.
+        if spec.status.is_none() && status == InstallationStatus::Degraded && !puts.is_empty() {
+            status = InstallationStatus::Active;
+        }
+        let installation = Installation {
+            id: spec.id,
+            profile: spec.profile,
+            org: spec.org,
+            provider: profile.provider,
+            owner: profile.owner,
+            account,
+            status,
+            epoch: old.map_or(1, |k| k.epoch),
+        };
+        self.record(Resource::Installation(installation), known.map(|(i, s)| (Resource::Installation(i), s)), puts)
+    }
+
+    fn binding(&mut self, spec: BindingSpec) -> Result<(), AdminError> {
+        let at = format!("bindings `{}`", spec.id);
+        self.org_exists(&at, Some(&spec.org))?;
+        let unknown = |what: String| AdminError::new(ReasonCode::AdminReferenceUnknown, format!("{at}: {what}"));
+        // Another org's is as unknown as none.
+        let installation = self.future.installation_of(&spec.org, &spec.installation).map(|i| i.item.clone());
+        let installation =
+            installation.ok_or_else(|| unknown(format!("org `{}` has no installation `{}`", spec.org, spec.installation)))?;
+        let agent = self.future.agents.get(&spec.agent).map(|a| a.item.clone());
+        let agent = agent.filter(|a| a.org.as_ref().is_none_or(|o| *o == spec.org));
+        let agent = agent.ok_or_else(|| unknown(format!("org `{}` has no agent `{}`", spec.org, spec.agent)))?;
+        let known = self.future.bindings.get(&spec.id).map(|k| (k.item.clone(), k.secrets.clone()));
+        immutable(&at, "org", known.as_ref().map(|(k, _)| &k.org), &spec.org)?;
+        if spec.select.peer.as_deref().is_some_and(|p| p.starts_with('@') || p.contains(' ')) {
+            let detail = format!("{at}: select.peer must be a stable id; names change hands");
+            return Err(AdminError::new(ReasonCode::AdminResourceInvalid, detail));
+        }
+        let binding = Binding {
+            id: spec.id,
+            org: spec.org,
+            installation: installation.id,
+            select: spec.select,
+            agent: agent.id,
+            priority: spec.priority,
+            enabled: spec.enabled,
+            session: spec.session,
+            allow_platform_fallback: spec.allow_platform_fallback,
+        };
+        self.record(Resource::Binding(binding), known.map(|(b, s)| (Resource::Binding(b), s)), vec![])
+    }
+
+    fn org_exists(&self, at: &str, org: Option<&OrgId>) -> Result<(), AdminError> {
+        match org {
+            Some(org) if !self.future.orgs.contains_key(org) => {
+                Err(AdminError::new(ReasonCode::AdminReferenceUnknown, format!("{at}: there is no org `{org}`")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn sealing<'p>(&'p self, kind: &'static str, owner: &str, known: Option<Vec<SealedSecret>>) -> Sealing<'p, 'a> {
+        Sealing { plan: self, kind, owner: owner.to_owned(), known: known.unwrap_or_default(), puts: Vec::new() }
+    }
+
+    fn record(&mut self, resource: Resource, known: Option<(Resource, Vec<SealedSecret>)>, puts: Vec<SecretPut>) -> Result<(), AdminError> {
+        let action = match &known {
+            None => "created",
+            Some((old, _)) if *old == resource && puts.is_empty() => "unchanged",
+            Some(_) => "updated",
+        };
+        let (kind, id) = (resource.kind(), resource.id().to_owned());
+        if self.applied.iter().any(|a| a.kind == kind && a.id == id) {
+            return Err(AdminError::new(ReasonCode::AdminResourceInvalid, format!("{kind} `{id}` stands twice in the document")));
+        }
+        self.applied.push(Applied { kind, id, action });
+        if action == "unchanged" {
+            return Ok(());
+        }
+        let mut secrets = known.map(|(_, s)| s).unwrap_or_default();
+        for put in &puts {
+            secrets.retain(|s| !(s.field == put.secret.field && s.slot == put.secret.slot));
+            secrets.push(put.secret.clone());
+        }
+        self.future.foresee(&resource, secrets, self.now);
+        self.changes.push(Change::Put(Box::new(resource), puts));
+        Ok(())
+    }
+}
+
+impl Sealing<'_, '_> {
+    fn required(&mut self, at: &str, name: &'static str, spec: Option<SecretSpec>, chars_min: usize) -> Result<(), AdminError> {
+        if spec.is_none() && !self.known.iter().any(|s| s.field == name && s.slot == "current") {
+            return Err(AdminError::new(ReasonCode::AdminSecretRequired, format!("{at}: {name} is required")));
+        }
+        self.optional(at, name, spec, chars_min)
+    }
+
+    fn optional(&mut self, at: &str, name: &'static str, spec: Option<SecretSpec>, chars_min: usize) -> Result<(), AdminError> {
+        let Some(spec) = spec else { return Ok(()) };
+        judge(at, name, &spec.value, chars_min)?;
+        self.put("current", name, &spec.value, None)
+    }
+
+    fn put(&mut self, slot: &'static str, name: &'static str, value: &Secret, until: Option<Timestamp>) -> Result<(), AdminError> {
+        let vault = &self.plan.admin.vault;
+        let fingerprint = vault.fingerprint(value.expose());
+        let same =
+            |s: &SealedSecret| s.field == name && s.slot == slot && s.fingerprint == fingerprint && (slot == "current" || s.until == until);
+        if self.known.iter().any(same) {
+            return Ok(());
+        }
+        let sealed = vault.seal(self.kind, &self.owner, name, value)?;
+        let id = CredentialId::fresh(self.plan.now).to_string();
+        let secret = SealedSecret { id, field: name.to_owned(), slot: slot.to_owned(), sealed, fingerprint, set: self.plan.now, until };
+        self.puts.push(SecretPut { kind: self.kind, owner: self.owner.clone(), secret });
+        Ok(())
+    }
+}
+
+fn judge(at: &str, name: &str, value: &Secret, chars_min: usize) -> Result<(), AdminError> {
+    let (code, why) = match secret::judge(value.expose(), chars_min) {
+        Ok(()) => return Ok(()),
+        Err(Unfit::Absent) => (ReasonCode::AdminSecretRequired, "is empty".to_owned()),
+        Err(Unfit::TooShort) => (ReasonCode::AdminSecretWeak, format!("is shorter than {chars_min} characters")),
+        Err(Unfit::Placeholder) => (ReasonCode::AdminSecretPlaceholder, "is a placeholder".to_owned()),
+    };
+    Err(AdminError::new(code, format!("{at}: {name} {why}")))
+}
+
+fn immutable<T: PartialEq>(at: &str, name: &str, old: Option<&T>, new: &T) -> Result<(), AdminError> {
+    match old {
+        Some(old) if old != new => {
+            Err(AdminError::new(ReasonCode::AdminFieldImmutable, format!("{at}: {name} is set once; make a new resource")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A shared bot's list of chats may change; everything else about an account is what it is.
+fn same_identity(old: &ExternalAccount, new: &ExternalAccount) -> bool {
+    match (old, new) {
+        (ExternalAccount::Telegram { bot_id: a, .. }, ExternalAccount::Telegram { bot_id: b, .. }) => a == b,
+        (old, new) => old == new,
+    }
+}
+
+/// Reads an account as its provider names one.
+fn account(at: &str, provider: ProviderKind, spec: &Json) -> Result<ExternalAccount, AdminError> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Slack {
+        team_id: Option<String>,
+        enterprise_id: Option<String>,
+    }
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Telegram {
+        bot_id: String,
+        #[serde(default)]
+        chats: Vec<String>,
+    }
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct WhatsApp {
+        waba_id: String,
+        phone_number_id: String,
+    }
+    let invalid = |what: &str| AdminError::new(ReasonCode::AdminResourceInvalid, format!("{at}: account: {what}"));
+    let unread = |e: serde_json::Error| invalid(&e.to_string());
+    let account = match provider {
+        ProviderKind::Slack => {
+            let a: Slack = serde_json::from_value(spec.clone()).map_err(unread)?;
+            if a.team_id.is_none() && a.enterprise_id.is_none() {
+                return Err(invalid("name a team_id, or an enterprise_id for an org-wide install"));
+            }
+            ExternalAccount::Slack { team_id: a.team_id, enterprise_id: a.enterprise_id }
+        }
+        ProviderKind::Telegram => {
+            let mut a: Telegram = serde_json::from_value(spec.clone()).map_err(unread)?;
+            a.chats.sort();
+            a.chats.dedup();
+            ExternalAccount::Telegram { bot_id: a.bot_id, chats: a.chats }
+        }
+        ProviderKind::WhatsApp => {
+            let a: WhatsApp = serde_json::from_value(spec.clone()).map_err(unread)?;
+            ExternalAccount::WhatsApp { waba_id: a.waba_id, phone_number_id: a.phone_number_id }
+        }
+    };
+    let ids: Vec<&String> = match &account {
+        ExternalAccount::Slack { team_id, enterprise_id } => team_id.iter().chain(enterprise_id).collect(),
+        ExternalAccount::Telegram { bot_id, chats } => std::iter::once(bot_id).chain(chats).collect(),
+        ExternalAccount::WhatsApp { waba_id, phone_number_id } => vec![waba_id, phone_number_id],
+    };
+    let fit = |id: &&String| !id.is_empty() && id.len() <= 64 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    if ids.iter().all(fit) { Ok(account) } else { Err(invalid("ids are 1 to 64 letters, digits, - or _")) }
+}
+
+/// What an apply answers.
+pub fn report(applied: &[Applied]) -> Json {
+    json!({"items": applied, "next": null})
+}

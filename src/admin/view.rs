@@ -1,0 +1,84 @@
+//! What reads show of a resource: everything but its secrets, and of those that they are there.
+
+use serde_json::{Map, Value as Json, json};
+
+use super::{Admin, AdminError, Asking};
+use crate::domain::ids::{AgentId, BindingId, InstallationId, OrgId, ProfileId};
+use crate::domain::reason::ReasonCode;
+use crate::store::directory::{Directory, Kept};
+
+/// The declared kinds, in the order they refer to each other.
+pub const KINDS: [&str; 5] = ["orgs", "agents", "profiles", "installations", "bindings"];
+
+fn shown<T: serde::Serialize>(kept: &Kept<T>) -> Json {
+    let mut object = match serde_json::to_value(&kept.item) {
+        Ok(Json::Object(object)) => object,
+        _ => Map::new(),
+    };
+    for secret in &kept.secrets {
+        let name = if secret.slot == "previous" { format!("previous_{}", secret.field) } else { secret.field.clone() };
+        object.insert(name, json!(secret.facts()));
+    }
+    object.insert("updated_at".into(), json!(kept.updated));
+    Json::Object(object)
+}
+
+/// One resource.
+pub fn resource(directory: &Directory, kind: &str, id: &str) -> Option<Json> {
+    match kind {
+        "orgs" => directory.orgs.get(&OrgId::parse(id).ok()?).map(|r| shown(r)),
+        "agents" => directory.agents.get(&AgentId::parse(id).ok()?).map(|r| shown(r)),
+        "profiles" => directory.profiles.get(&ProfileId::parse(id).ok()?).map(|r| shown(r)),
+        "installations" => directory.installations.get(&InstallationId::parse(id).ok()?).map(|r| shown(r)),
+        "bindings" => directory.bindings.get(&BindingId::parse(id).ok()?).map(|r| shown(r)),
+        _ => None,
+    }
+}
+
+fn all(directory: &Directory, kind: &str) -> Option<Vec<Json>> {
+    Some(match kind {
+        "orgs" => directory.orgs.values().map(|r| shown(r)).collect(),
+        "agents" => directory.agents.values().map(|r| shown(r)).collect(),
+        "profiles" => directory.profiles.values().map(|r| shown(r)).collect(),
+        "installations" => directory.installations.values().map(|r| shown(r)).collect(),
+        "bindings" => directory.bindings.values().map(|r| shown(r)).collect(),
+        _ => return None,
+    })
+}
+
+impl Admin {
+    /// Every resource of a declared kind; `None` when the kind is not a declared one.
+    ///
+    /// # Errors
+    /// The policies' refusal.
+    pub async fn resources(&self, asking: &Asking, kind: &str, org: Option<&str>) -> Result<Option<Vec<Json>>, AdminError> {
+        self.may_view(asking).await?;
+        let directory = self.store.directory();
+        Ok(all(&directory, kind).map(|mut items| {
+            items.retain(|item| org.is_none_or(|org| [item.get("org"), item.get("owner")].into_iter().flatten().any(|o| o == org)));
+            items.iter_mut().for_each(|item| self.with_address(kind, item));
+            items
+        }))
+    }
+
+    /// One resource.
+    ///
+    /// # Errors
+    /// The policies' refusal, `admin.not_found`.
+    pub async fn resource(&self, asking: &Asking, kind: &str, id: &str) -> Result<Json, AdminError> {
+        self.may_view(asking).await?;
+        let mut item = resource(&self.store.directory(), kind, id)
+            .ok_or_else(|| AdminError::new(ReasonCode::AdminNotFound, format!("there is no {kind}/{id}")))?;
+        self.with_address(kind, &mut item);
+        Ok(item)
+    }
+
+    /// A profile is shown with the address to give to its provider.
+    fn with_address(&self, kind: &str, item: &mut Json) {
+        if let ("profiles", Some(base), Some(object)) = (kind, &self.public_url, item.as_object_mut()) {
+            let text = |name: &str| object.get(name).and_then(Json::as_str).unwrap_or_default().to_owned();
+            let url = format!("{}/webhooks/{}/{}", base.trim_end_matches('/'), text("provider"), text("ingress_id"));
+            object.insert("webhook_url".into(), json!(url));
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! How the parts are built, started and drained. Floor 9.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Mutex, watch};
+use tokio::task::JoinHandle;
+
+use crate::admin::Admin;
+use crate::authn::operator::Operators;
+use crate::config::Config;
+use crate::delivery::{Courier, DeliveryObserver};
+use crate::domain::clock::Clock;
+use crate::domain::delivery::Claimed;
+use crate::domain::reason::{Failure, ReasonCode};
+use crate::egress::Egress;
+use crate::http::listener::{Listening, listen};
+use crate::http::{self, Rooms};
+use crate::ingress::Ingress;
+use crate::ingress::unproved::{FLUSH_EVERY_MS, Unproved};
+use crate::policy::{Engine, Snapshot};
+use crate::store::Store;
+use crate::telemetry::metrics::Metrics;
+use crate::transport::Transport;
+use crate::vault::{Vault, keys};
+
+/// Secrets that the environment may bring instead of files.
+#[derive(Debug, Default)]
+pub struct EnvSecrets {
+    /// `BYOA_MASTER_KEYS`
+    pub master_keys: Option<String>,
+    /// `BYOA_OPERATOR_TOKEN`
+    pub operator_token: Option<String>,
+}
+
+/// A gateway that answers.
+pub struct Gateway {
+    /// Where webhooks and agents knock.
+    pub public: SocketAddr,
+    /// Where operators do.
+    pub operator: SocketAddr,
+    rooms: Arc<Rooms>,
+    stop: watch::Sender<bool>,
+    listeners: Vec<JoinHandle<()>>,
+    workers: Vec<JoinHandle<()>>,
+    drain_timeout: Duration,
+}
+
+/// How often what has passed its retention is removed.
+const SWEEP_EVERY: Duration = Duration::from_secs(3600);
+
+impl Gateway {
+    /// Builds everything and starts answering.
+    ///
+    /// # Errors
+    /// The one reason why not: no or no valid policy set, weak or missing keys, a store that may not be opened, an address
+    /// that cannot be bound.
+    pub async fn start(config: Config, secrets: EnvSecrets, clock: Clock) -> Result<Self, Failure> {
+        Self::start_observed(config, secrets, clock, None).await
+    }
+
+    /// Starts with somebody who is told of deliveries besides the metrics.
+    ///
+    /// # Errors
+    /// As [`Gateway::start`].
+    pub async fn start_observed(
+        config: Config,
+        secrets: EnvSecrets,
+        clock: Clock,
+        watcher: Option<Arc<dyn DeliveryObserver>>,
+    ) -> Result<Self, Failure> {
+        let snapshot = Snapshot::load(&config.policies.dir, &config.policies.schema, clock.now()).map_err(|e| Failure::new(e.code, e))?;
+        let metrics = Arc::new(Metrics::new(snapshot.version()));
+        let engine = Engine::new(snapshot);
+        let vault = Vault::new(keys::load(&config.keys.file, secrets.master_keys.as_deref())?);
+        let operators = Operators::load(&config.operators.token_file, secrets.operator_token.as_deref())?;
+        let store = Store::open(&config.store.url, &config.limits, &config.rollout, &clock).await?;
+        let abandoned = store.abandon_sends(clock.now()).await?;
+        if abandoned > 0 {
+            tracing::warn!(abandoned, "sends were on their way when the last process died; their outcome is unknown");
+        }
+
+        let (stop, stopping) = watch::channel(false);
+        let unproved = Unproved::default();
+        let ingress = Ingress {
+            store: store.clone(),
+            vault: vault.clone(),
+            engine: engine.clone(),
+            metrics: metrics.clone(),
+            clock: clock.clone(),
+            unproved: unproved.clone(),
+        };
+        let egress = Egress {
+            store: store.clone(),
+            vault: vault.clone(),
+            engine: engine.clone(),
+            metrics: metrics.clone(),
+            clock: clock.clone(),
+            transport: Transport::providers()?,
+            providers: config.providers.clone(),
+            limits: config.limits.clone(),
+        };
+        let admin = Admin {
+            store: store.clone(),
+            vault: vault.clone(),
+            engine: engine.clone(),
+            clock: clock.clone(),
+            changing: Arc::new(Mutex::new(())),
+            allow_private_agents: config.egress.allow_private_agents,
+            public_url: config.public_url.clone(),
+        };
+        let courier = Courier {
+            store: store.clone(),
+            vault: vault.clone(),
+            transport: Transport::agents(config.egress.allow_private_agents)?,
+            clock: clock.clone(),
+            settings: config.delivery.clone(),
+            grace: Duration::from_millis(config.limits.drain_timeout_ms / 2),
+            observer: Arc::new(Counted { metrics: metrics.clone(), watcher }),
+        };
+        let limits = config.limits.clone();
+        let (public, operator) = (config.listen.public, config.listen.operator);
+        let drain_timeout = Duration::from_millis(limits.drain_timeout_ms);
+        let rooms = Arc::new(Rooms {
+            ingress,
+            egress,
+            admin,
+            operators,
+            store: store.clone(),
+            vault,
+            engine,
+            metrics,
+            clock: clock.clone(),
+            config,
+            draining: stopping.clone(),
+        });
+        let bind = |address: SocketAddr, router| listen(address, router, &limits, stopping.clone());
+        let cannot = |address: SocketAddr| {
+            move |e: std::io::Error| Failure::new(ReasonCode::ConfigInvalid, format!("cannot listen on {address}: {e}"))
+        };
+        let Listening { address: public, task: public_task } = bind(public, http::public(&rooms)).await.map_err(cannot(public))?;
+        let Listening { address: operator, task: operator_task } =
+            bind(operator, http::operator(&rooms)).await.map_err(cannot(operator))?;
+        let workers = vec![
+            tokio::spawn(courier.run(stopping.clone())),
+            tokio::spawn(flush(store.clone(), unproved, clock.clone(), stopping.clone())),
+            tokio::spawn(sweep(store, clock, stopping)),
+        ];
+        Ok(Self { public, operator, rooms, stop, listeners: vec![public_task, operator_task], workers, drain_timeout })
+    }
+
+    /// The store, for tests and the demo.
+    pub fn store(&self) -> &Store {
+        &self.rooms.store
+    }
+
+    /// The rooms, for the demo, which declares its tenants without a socket.
+    pub fn admin(&self) -> &Admin {
+        &self.rooms.admin
+    }
+
+    /// Who may operate, for the demo.
+    pub fn operators(&self) -> &Operators {
+        &self.rooms.operators
+    }
+
+    /// Stops accepting, finishes what is under way, gives leases back, closes the store. `false` when the time ran out.
+    pub async fn drain(self) -> bool {
+        let _ = self.stop.send(true);
+        let finish = async {
+            for task in self.listeners {
+                let _ = task.await;
+            }
+            for task in self.workers {
+                let _ = task.await;
+            }
+            self.rooms.store.close().await;
+        };
+        tokio::time::timeout(self.drain_timeout, finish).await.is_ok()
+    }
+}
+
+/// Refusals before proof reach the audit once a minute, and once more at the end.
+async fn flush(store: Store, unproved: Unproved, clock: Clock, mut stopping: watch::Receiver<bool>) {
+    let mut every = tokio::time::interval(Duration::from_millis(FLUSH_EVERY_MS));
+    loop {
+        let last = tokio::select! {
+            _ = every.tick() => false,
+            _ = stopping.wait_for(|stop| *stop) => true,
+        };
+        let lines = unproved.take(clock.now());
+        if !lines.is_empty()
+            && let Err(error) = store.audit(lines).await
+        {
+            tracing::error!(error = %error, "refusals could not be audited");
+        }
+        if last {
+            return;
+        }
+    }
+}
+
+async fn sweep(store: Store, clock: Clock, mut stopping: watch::Receiver<bool>) {
+    let mut every = tokio::time::interval(SWEEP_EVERY);
+    loop {
+        tokio::select! {
+            _ = every.tick() => {}
+            _ = stopping.wait_for(|stop| *stop) => return,
+        }
+        if let Err(error) = store.sweep(clock.now()).await {
+            tracing::error!(error = %error, "old dedupe keys could not be removed");
+        }
+    }
+}
+
+/// Deliveries as metrics, and for whoever else watches.
+struct Counted {
+    metrics: Arc<Metrics>,
+    watcher: Option<Arc<dyn DeliveryObserver>>,
+}
+
+impl DeliveryObserver for Counted {
+    fn attempt_started(&self, claimed: &Claimed) {
+        if let Some(watcher) = &self.watcher {
+            watcher.attempt_started(claimed);
+        }
+    }
+
+    fn settled(&self, claimed: &Claimed, outcome: &'static str, lag_ms: i64) {
+        let lag = (outcome == "delivered").then(|| f64::from(i32::try_from(lag_ms).unwrap_or(i32::MAX)) / 1000.0);
+        self.metrics.delivery(outcome, lag);
+        if let Some(watcher) = &self.watcher {
+            watcher.settled(claimed, outcome, lag_ms);
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! An agent's token: looked up by its keyed digest, so that no comparison tells how close a guess was.
+
+use super::principal::AgentPrincipal;
+use crate::domain::reason::ReasonCode;
+use crate::store::directory::Directory;
+use crate::vault::Vault;
+
+/// Longest token that is looked at.
+const TOKEN_CHARS_MAX: usize = 512;
+
+/// The agent whose token this is.
+///
+/// # Errors
+/// [`ReasonCode::AuthnTokenUnknown`]
+pub fn authenticate(bearer: Option<&str>, directory: &Directory, vault: &Vault) -> Result<AgentPrincipal, ReasonCode> {
+    let token = bearer.map(str::trim).filter(|t| !t.is_empty() && t.len() <= TOKEN_CHARS_MAX).ok_or(ReasonCode::AuthnTokenUnknown)?;
+    let agent = directory.agent_by_token(&vault.fingerprint(token)).ok_or(ReasonCode::AuthnTokenUnknown)?;
+    Ok(AgentPrincipal::new(agent.clone()))
+}

@@ -1,0 +1,40 @@
+//! `byoa simulate`: a signed webhook, made by the gateway, posted from here.
+
+use base64::Engine as _;
+use bytes::Bytes;
+use http::Method;
+use serde_json::Value;
+
+use super::client::send;
+use super::{CliError, Target};
+use crate::domain::secret::Secret;
+use crate::wire::WireRequest;
+
+pub(super) async fn run(target: &Target, ask: Value, public_server: Option<String>) -> Result<(), CliError> {
+    let expect_refusal = !ask["fault"].is_null();
+    let made = target.call(Method::POST, "/v1/simulate", Some(&ask)).await?;
+    let odd = || CliError::Unable("the gateway's answer is not what this build expects".into());
+    let base = public_server.unwrap_or_else(|| format!("http://{}", target.config.listen.public)).trim_end_matches('/').to_owned();
+    let path = made["path"].as_str().ok_or_else(odd)?;
+    let body = base64::engine::general_purpose::STANDARD.decode(made["body_base64"].as_str().ok_or_else(odd)?).map_err(|_| odd())?;
+    let mut headers = Vec::new();
+    for pair in made["headers"].as_array().ok_or_else(odd)? {
+        let (Some(name), Some(value)) = (pair[0].as_str(), pair[1].as_str()) else { return Err(odd()) };
+        headers.push((name.to_owned(), value.to_owned()));
+    }
+    // Header names of a request outlive it; there are a handful of them in a short-lived process.
+    let headers = headers.into_iter().map(|(n, v)| (&*n.leak(), Secret::new(v))).collect();
+    let request = WireRequest { method: Method::POST, url: Secret::new(format!("{base}{path}")), headers, body: Bytes::from(body) };
+    let answer = send(request, &base).await?;
+    anstream::println!(
+        "{} {} {path} → {}",
+        ask["provider"].as_str().unwrap_or_default(),
+        ask["kind"].as_str().unwrap_or_default(),
+        answer.status
+    );
+    let accepted = answer.status == 200;
+    if accepted || expect_refusal {
+        return Ok(());
+    }
+    Err(CliError::Found(format!("the gateway answered {}", answer.status)))
+}

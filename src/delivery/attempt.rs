@@ -1,0 +1,143 @@
+//! One attempt: the signed POST, and what its answer means. Part of `delivery`, floor 7.
+
+use http::Method;
+
+use super::{cloudevent, retry};
+use crate::domain::clock::Timestamp;
+use crate::domain::delivery::Claimed;
+use crate::domain::installation::{Agent, DeliveryFormat};
+use crate::domain::reason::ReasonCode;
+use crate::domain::secret::Secret;
+use crate::store::EventView;
+use crate::transport::TransportError;
+use crate::wire::{WireRequest, WireResponse};
+
+/// What an attempt came to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// The agent took it.
+    Delivered,
+    /// The agent wants no more: 410.
+    Gone,
+    /// Not this time.
+    Failed {
+        /// Why.
+        code: ReasonCode,
+        /// How long the agent asked to wait, in milliseconds.
+        after_ms: Option<i64>,
+    },
+}
+
+impl Verdict {
+    /// A failure that names no pause.
+    pub fn failed(code: ReasonCode) -> Self {
+        Self::Failed { code, after_ms: None }
+    }
+
+    /// Why it did not settle.
+    pub fn code(&self) -> Option<ReasonCode> {
+        match self {
+            Self::Delivered => None,
+            Self::Gone => Some(ReasonCode::DeliveryAgentGone),
+            Self::Failed { code, .. } => Some(*code),
+        }
+    }
+}
+
+/// Builds the request for one attempt.
+///
+/// # Errors
+/// `delivery.secret_unavailable` when the secret is no key, `store.corrupt` when the event cannot be written.
+pub fn compose(event: &EventView, agent: &Agent, secret: &Secret, claimed: &Claimed, now: Timestamp) -> Result<WireRequest, ReasonCode> {
+    let (body, media_type) = match agent.format {
+        DeliveryFormat::Cloudevents => (cloudevent::body(event).map_err(|_| ReasonCode::StoreCorrupt)?, cloudevent::MEDIA_TYPE),
+    };
+    let id = event.id.as_str();
+    let signature = cloudevent::signature(secret, id, now, &body).ok_or(ReasonCode::DeliverySecretUnavailable)?;
+    let headers = vec![
+        ("content-type", Secret::new(media_type.into())),
+        ("webhook-id", Secret::new(id.into())),
+        ("webhook-timestamp", Secret::new(now.secs().to_string())),
+        ("webhook-signature", Secret::new(signature)),
+        ("byoa-delivery", Secret::new(claimed.id.to_string())),
+        ("byoa-attempt", Secret::new(claimed.attempt.to_string())),
+    ];
+    Ok(WireRequest { method: Method::POST, url: Secret::new(agent.endpoint.clone()), headers, body: body.into() })
+}
+
+/// Reads what came back; the body is nobody's business.
+pub fn classify(answer: &Result<WireResponse, TransportError>, now: Timestamp) -> Verdict {
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(error) => {
+            return Verdict::failed(match error {
+                TransportError::NotSent(_) | TransportError::Reset(_) => ReasonCode::DeliveryAgentUnreachable,
+                TransportError::DialForbidden => ReasonCode::DeliveryAgentDialForbidden,
+                TransportError::Timeout { .. } => ReasonCode::DeliveryAgentTimeout,
+                TransportError::AnswerTooLarge => ReasonCode::DeliveryAgentResponseTooLarge,
+            });
+        }
+    };
+    let after_ms = || retry::retry_after_ms(&answer.headers, now);
+    match answer.status {
+        200..=299 => Verdict::Delivered,
+        410 => Verdict::Gone,
+        300..=399 => Verdict::failed(ReasonCode::DeliveryAgentRedirect),
+        429 => Verdict::Failed { code: ReasonCode::DeliveryAgentThrottled, after_ms: after_ms() },
+        503 => match after_ms() {
+            Some(ms) => Verdict::Failed { code: ReasonCode::DeliveryAgentThrottled, after_ms: Some(ms) },
+            None => Verdict::failed(ReasonCode::DeliveryAgentRejected),
+        },
+        _ => Verdict::failed(ReasonCode::DeliveryAgentRejected),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answered(status: u16, retry_after: Option<&str>) -> Verdict {
+        let headers = retry_after.map(|v| (http::header::RETRY_AFTER, v.parse().unwrap())).into_iter().collect();
+        classify(&Ok(WireResponse { status, headers, body: bytes::Bytes::new() }), Timestamp::from_ms(0))
+    }
+
+    #[test]
+    fn every_answer_has_its_meaning() {
+        use ReasonCode::*;
+        let failed = |code, after_ms| Verdict::Failed { code, after_ms };
+        for (status, retry_after, want) in [
+            (200, None, Verdict::Delivered),
+            (202, Some("5"), Verdict::Delivered),
+            (204, None, Verdict::Delivered),
+            (299, None, Verdict::Delivered),
+            (300, None, failed(DeliveryAgentRedirect, None)),
+            (301, None, failed(DeliveryAgentRedirect, None)),
+            (304, None, failed(DeliveryAgentRedirect, None)),
+            (308, Some("5"), failed(DeliveryAgentRedirect, None)),
+            (400, None, failed(DeliveryAgentRejected, None)),
+            (401, Some("5"), failed(DeliveryAgentRejected, None)),
+            (404, None, failed(DeliveryAgentRejected, None)),
+            (410, None, Verdict::Gone),
+            (429, None, failed(DeliveryAgentThrottled, None)),
+            (429, Some("5"), failed(DeliveryAgentThrottled, Some(5_000))),
+            (429, Some("soon"), failed(DeliveryAgentThrottled, None)),
+            (500, Some("5"), failed(DeliveryAgentRejected, None)),
+            (503, None, failed(DeliveryAgentRejected, None)),
+            (503, Some("Thu, 01 Jan 1970 00:00:09 GMT"), failed(DeliveryAgentThrottled, Some(9_000))),
+            (504, None, failed(DeliveryAgentRejected, None)),
+            (999, None, failed(DeliveryAgentRejected, None)),
+        ] {
+            assert_eq!(answered(status, retry_after), want, "{status} {retry_after:?}");
+        }
+        for (error, code) in [
+            (TransportError::NotSent(String::new()), DeliveryAgentUnreachable),
+            (TransportError::Reset(String::new()), DeliveryAgentUnreachable),
+            (TransportError::DialForbidden, DeliveryAgentDialForbidden),
+            (TransportError::Timeout { sent: true }, DeliveryAgentTimeout),
+            (TransportError::Timeout { sent: false }, DeliveryAgentTimeout),
+            (TransportError::AnswerTooLarge, DeliveryAgentResponseTooLarge),
+        ] {
+            assert_eq!(classify(&Err(error), Timestamp::from_ms(0)), Verdict::failed(code));
+        }
+    }
+}

@@ -1,0 +1,417 @@
+//! The outbound pipeline: an agent's message on its way to a provider.
+//!
+//! Order: idempotency, destination, rollout, credential, render, send, receipt, record. No lease, no request, no socket: a
+//! refused send never reaches a token. Floor 7.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::{Map, Value as Json, json};
+
+use crate::authn::principal::AgentPrincipal;
+use crate::config::{Limits, ProvidersSection};
+use crate::credentials::{self, CredentialLease};
+use crate::crypto::sha256;
+use crate::domain::clock::Clock;
+use crate::domain::ids::{DecisionId, InstallationId, MessageId, RequestId, SessionId};
+use crate::domain::installation::{Installation, InstallationStatus};
+use crate::domain::message::{OutboundMessage, SendReceipt};
+use crate::domain::reason::{Failure, ReasonCode, Stop};
+use crate::domain::record::{AuditRecord, Decision};
+use crate::policy::{Denied, Engine, Snapshot};
+use crate::providers;
+use crate::routing;
+use crate::store::directory::{Directory, Kept};
+use crate::store::{Change, FinishedSend, NewSend, Resource, SendStart, Store};
+use crate::telemetry::metrics::Metrics;
+use crate::transport::{Transport, TransportError};
+use crate::vault::Vault;
+use crate::wire::problem::problem;
+use crate::wire::{WireRequest, WireResponse};
+
+/// Everything the pipeline needs. Cheap to clone.
+#[derive(Clone)]
+pub struct Egress {
+    /// Keeps.
+    pub store: Store,
+    /// Opens credentials, against permits.
+    pub vault: Vault,
+    /// Decides.
+    pub engine: Engine,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// Tells the time.
+    pub clock: Clock,
+    /// Reaches providers.
+    pub transport: Transport,
+    /// Where they are.
+    pub providers: ProvidersSection,
+    /// How long and how large.
+    pub limits: Limits,
+}
+
+/// `POST /v1/messages`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SendBody {
+    installation: Option<InstallationId>,
+    session: Option<SessionId>,
+    conversation: Option<String>,
+    thread: Option<String>,
+    text: Option<String>,
+    native: Option<Map<String, Json>>,
+    #[serde(default)]
+    allow_fallback: bool,
+}
+
+/// What the agent is told.
+#[derive(Clone, Debug)]
+pub struct SendAnswer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The body: a receipt or a problem.
+    pub body: Json,
+    /// Seconds to wait, where waiting helps.
+    pub retry_after_s: Option<u64>,
+}
+
+/// Why a send ended, with what an answer needs.
+struct Ended {
+    stop: Stop,
+    detail: String,
+    retry_after_s: Option<u64>,
+    /// The request left; trying again would be another message.
+    left: bool,
+}
+
+impl Ended {
+    fn new(code: ReasonCode, detail: impl Into<String>) -> Self {
+        Self { stop: code.into(), detail: detail.into(), retry_after_s: None, left: false }
+    }
+}
+
+impl From<Stop> for Ended {
+    fn from(stop: Stop) -> Self {
+        let detail = match &stop {
+            Stop::Refused(refusal) if !refusal.policies.is_empty() => format!("refused by {}", refusal.policies.join(", ")),
+            Stop::Refused(refusal) => refusal.code.meaning().to_owned(),
+            // What failed inside is for the log; the agent hears the code.
+            Stop::Failed(failure) => failure.code.meaning().to_owned(),
+        };
+        let retry_after_s = stop.code().retryable().then_some(5);
+        Self { stop, detail, retry_after_s, left: false }
+    }
+}
+
+/// What is known of a send so far; everything in it goes into its record.
+#[derive(Default)]
+struct Trail {
+    decisions: Vec<(DecisionId, Arc<Decision>)>,
+    installation: Option<Arc<Kept<Installation>>>,
+    session: Option<SessionId>,
+    conversation: Option<String>,
+    credential: Option<(String, &'static str)>,
+    fallback: bool,
+}
+
+struct Receipt {
+    provider_message_id: String,
+}
+
+/// Characters an `Idempotency-Key` may have.
+const KEY_CHARS_MAX: usize = 255;
+
+impl Egress {
+    /// Sends one message. Runs to its end even when the caller hangs up: what left is recorded.
+    pub async fn send(&self, principal: AgentPrincipal, key: Option<String>, body: Bytes, request: RequestId) -> SendAnswer {
+        let this = self.clone();
+        let fallback = request.clone();
+        let task = tokio::spawn(async move { this.run(&principal, key, &body, &request).await });
+        task.await
+            .unwrap_or_else(|_| refused(&Ended::new(ReasonCode::IngressInternal, "the send broke; its outcome is in the audit"), &fallback))
+    }
+
+    async fn run(&self, principal: &AgentPrincipal, key: Option<String>, body: &Bytes, request: &RequestId) -> SendAnswer {
+        let key = key.filter(|k| (1..=KEY_CHARS_MAX).contains(&k.len()) && k.bytes().all(|b| b.is_ascii_graphic()));
+        let Some(key) = key else {
+            let detail = "send an Idempotency-Key header of 1 to 255 visible ASCII characters";
+            return refused(&Ended::new(ReasonCode::EgressIdempotencyRequired, detail), request);
+        };
+        let message: SendBody = match serde_json::from_slice(body) {
+            Ok(message) => message,
+            Err(e) => return refused(&Ended::new(ReasonCode::EgressMessageInvalid, e.to_string()), request),
+        };
+        let id = MessageId::fresh(self.clock.now());
+        let send =
+            NewSend { id: id.clone(), agent: principal.agent().id.clone(), key, digest: hex::encode(sha256(body)), at: self.clock.now() };
+        match self.store.begin_send(send).await {
+            Ok(SendStart::Fresh) => {}
+            Ok(SendStart::Answered { status, answer }) => return SendAnswer { status, body: answer, retry_after_s: None },
+            Ok(SendStart::InFlight) => {
+                return refused(&Ended::new(ReasonCode::EgressInFlight, "the same message is being sent by another request"), request);
+            }
+            Ok(SendStart::Conflict) => {
+                return refused(&Ended::new(ReasonCode::EgressIdempotencyConflict, "the key belongs to another body"), request);
+            }
+            Err(error) => return refused(&Ended::from(Stop::from(Failure::from(error))), request),
+        }
+        let mut trail = Trail::default();
+        let result = self.deliver(principal, message, &mut trail).await;
+        self.finish(id, principal, request, trail, result).await
+    }
+
+    async fn deliver(&self, principal: &AgentPrincipal, message: SendBody, trail: &mut Trail) -> Result<Receipt, Ended> {
+        let directory = self.store.directory();
+        let policy = self.engine.pin();
+        let (installation, message, allow_fallback, reply) = self.resolve(principal, message, &directory, trail).await?;
+        let destination =
+            self.asked(trail, routing::outbound(&policy, &directory, principal, &installation, &message.conversation, reply), |d| {
+                d.decision()
+            })?;
+        self.enter(&policy, &directory, &installation.item, trail)?;
+        let selection = credentials::select(&policy, &directory, &destination, allow_fallback);
+        let now = self.clock.now();
+        for decision in selection.decisions {
+            self.metrics.decision(decision.action, decision.allowed, decision.code, 0.0);
+            trail.decisions.push((DecisionId::fresh(now), decision));
+        }
+        let lease = selection.outcome?;
+        trail.credential = Some((lease.credential().to_owned(), lease.owner()));
+        trail.fallback = lease.fallback();
+        self.leave(&directory, &lease, &message).await
+    }
+
+    /// Where to: the session's route, or the installation that the agent names. What is not the agent's is not found,
+    /// exactly like what does not exist.
+    async fn resolve(
+        &self,
+        principal: &AgentPrincipal,
+        body: SendBody,
+        directory: &Directory,
+        trail: &mut Trail,
+    ) -> Result<(Arc<Kept<Installation>>, OutboundMessage, bool, bool), Ended> {
+        let agent = principal.agent();
+        let not_found = || Ended::new(ReasonCode::EgressNotFound, "no such session or installation for this agent");
+        let session = match &body.session {
+            None => None,
+            Some(id) => {
+                let found = self.store.session_of(&agent.id, id).await.map_err(|e| Ended::from(Stop::from(Failure::from(e))))?;
+                Some(found.ok_or_else(not_found)?)
+            }
+        };
+        let named = match (&session, &body.installation) {
+            (Some(session), None) => &session.installation,
+            (Some(session), Some(named)) if session.installation == *named => named,
+            (Some(_), Some(_)) => {
+                return Err(Ended::new(ReasonCode::EgressMessageInvalid, "the session's route goes through another installation"));
+            }
+            (None, Some(named)) => named,
+            (None, None) => return Err(Ended::new(ReasonCode::EgressMessageInvalid, "name a session or an installation")),
+        };
+        let installation = directory.installations.get(named).ok_or_else(not_found)?;
+        let bound = directory.bindings_of(named).iter().any(|b| b.item.agent == agent.id);
+        if !bound && agent.org.as_ref() != Some(&installation.item.org) {
+            return Err(not_found());
+        }
+        trail.installation = Some(installation.clone());
+        let reply = session.is_some();
+        let (home, home_thread) = session.map_or((None, None), |s| {
+            trail.session = Some(s.id);
+            (Some(s.conversation).filter(|c| !c.is_empty()), s.thread)
+        });
+        // A reply stays in its thread unless the agent names a conversation of its own.
+        let thread = body.thread.or(if body.conversation.is_none() { home_thread } else { None });
+        let conversation = body
+            .conversation
+            .or(home)
+            .filter(|c| !c.is_empty() && c.len() <= 512 && !c.chars().any(char::is_control))
+            .ok_or_else(|| Ended::new(ReasonCode::EgressMessageInvalid, "name the conversation"))?;
+        trail.conversation = Some(conversation.clone());
+        let message = OutboundMessage { conversation, thread, text: body.text, native: body.native };
+        Ok((installation.clone(), message, body.allow_fallback, reply))
+    }
+
+    /// Keeps an answer of the policies, whichever it is.
+    fn asked<T>(&self, trail: &mut Trail, answer: Result<T, Denied>, decision_of: impl Fn(&T) -> &Arc<Decision>) -> Result<T, Ended> {
+        let decision = match &answer {
+            Ok(permitted) => decision_of(permitted).clone(),
+            Err(denied) => denied.decision.clone(),
+        };
+        self.metrics.decision(decision.action, decision.allowed, decision.code, 0.0);
+        trail.decisions.push((DecisionId::fresh(self.clock.now()), decision));
+        answer.map_err(|denied| Stop::Refused(denied.refusal).into())
+    }
+
+    fn enter(&self, policy: &Snapshot, directory: &Directory, installation: &Installation, trail: &mut Trail) -> Result<(), Ended> {
+        match crate::rollout::enter(policy, directory, installation) {
+            Ok(None) => Ok(()),
+            Ok(Some(decision)) => self.asked(trail, Ok(decision), |d| d).map(|_| ()),
+            Err(denied) => self.asked(trail, Err::<Arc<Decision>, _>(denied), |d| d).map(|_| ()),
+        }
+    }
+
+    async fn leave(&self, directory: &Directory, lease: &CredentialLease, message: &OutboundMessage) -> Result<Receipt, Ended> {
+        let installation = lease.installation();
+        let provider = providers::of(installation.provider);
+        let api_base = self.providers.api_base(installation.provider);
+        let wire: WireRequest =
+            lease.with_token(&self.vault, directory, |token| provider.render(message, &installation.account, token, api_base))?;
+        let sent = self.transport.send(wire, self.limits.provider_timeout_ms, self.limits.provider_answer_bytes_max).await;
+        let response: WireResponse = sent.map_err(|e| unsent(&e))?;
+        if (300..400).contains(&response.status) {
+            let mut ended = Ended::new(ReasonCode::EgressProviderRedirect, "the provider's address answered with a redirect");
+            ended.left = true;
+            return Err(ended);
+        }
+        let (code, detail, retry_after_s, left) = match provider.read_receipt(&response) {
+            SendReceipt::Sent { provider_message_id } => return Ok(Receipt { provider_message_id }),
+            SendReceipt::RateLimited { retry_after_s, error } => {
+                (ReasonCode::EgressRateLimited, error, Some(retry_after_s.unwrap_or(1)), false)
+            }
+            SendReceipt::Rejected { error } => (ReasonCode::EgressProviderRejected, error, None, true),
+            SendReceipt::Unknown { error } => (ReasonCode::EgressOutcomeUnknown, error, None, true),
+            SendReceipt::Unavailable { error } => (ReasonCode::EgressProviderUnavailable, error, Some(5), false),
+            SendReceipt::CredentialDead { error } => {
+                self.degrade(installation).await;
+                (ReasonCode::EgressCredentialInvalid, error, None, true)
+            }
+        };
+        Err(Ended { stop: code.into(), detail, retry_after_s, left })
+    }
+
+    /// The provider says the credential is dead: the installation hears on and sends no more until an operator acts.
+    async fn degrade(&self, installation: &Installation) {
+        let mut degraded = installation.clone();
+        degraded.status = InstallationStatus::Degraded;
+        let now = self.clock.now();
+        let line = AuditRecord {
+            at: now,
+            actor: "gateway".into(),
+            action: "installation.degrade",
+            target: installation.id.to_string(),
+            org: Some(installation.org.clone()),
+            outcome: "done",
+            code: Some(ReasonCode::EgressCredentialInvalid),
+            policies: Arc::new([]),
+            version: None,
+            request: None,
+            detail: None,
+        };
+        tracing::error!(installation = %installation.id, "the provider refuses the credential; connect the installation again");
+        if let Err(error) = self.store.apply(vec![Change::Put(Box::new(Resource::Installation(degraded)), vec![])], vec![line], now).await {
+            tracing::error!(installation = %installation.id, error = %error, "could not be marked degraded");
+        }
+    }
+
+    async fn finish(
+        &self,
+        id: MessageId,
+        principal: &AgentPrincipal,
+        request: &RequestId,
+        trail: Trail,
+        result: Result<Receipt, Ended>,
+    ) -> SendAnswer {
+        let began = Instant::now();
+        let installation = trail.installation.as_ref().map(|i| &i.item);
+        let owner = trail.credential.as_ref().map_or("none", |(_, owner)| owner);
+        let (state, answer, code) = match &result {
+            Ok(receipt) => {
+                let body = json!({
+                    "id": id,
+                    "status": "sent",
+                    "installation": installation.map(|i| &i.id),
+                    "credential": trail.credential.as_ref().map(|(id, owner)| json!({"id": id, "owner": owner})),
+                    "fallback": trail.fallback,
+                    "provider_message_id": receipt.provider_message_id,
+                    "decision": trail.decisions.last().map(|(id, _)| id),
+                });
+                ("sent", SendAnswer { status: 200, body, retry_after_s: None }, None)
+            }
+            Err(ended) => {
+                let code = ended.stop.code();
+                let state = match code {
+                    ReasonCode::EgressOutcomeUnknown => "unknown",
+                    // Nothing left and the same message may go through later: the key is free again.
+                    _ if code.retryable() && !ended.left => "retry",
+                    _ if ended.left => "failed",
+                    _ => "refused",
+                };
+                (state, refused(ended, request), Some(code))
+            }
+        };
+        if let Some(installation) = installation {
+            let outcome = if result.is_ok() { "sent" } else { state };
+            self.metrics.send(installation.provider, owner, outcome, code);
+        }
+        let last = trail.decisions.last().map(|(_, d)| d.clone());
+        let audit = AuditRecord {
+            at: self.clock.now(),
+            actor: format!("agent:{}", principal.agent().id),
+            action: "message.send",
+            target: id.to_string(),
+            org: installation.map(|i| i.org.clone()),
+            outcome: if result.is_ok() { "done" } else { "refused" },
+            code,
+            policies: last.as_ref().map_or_else(|| Arc::new([]) as Arc<[String]>, |d| d.policies.clone()),
+            version: last.map(|d| d.version.clone()),
+            request: Some(request.clone()),
+            detail: Some(
+                json!({"installation": installation.map(|i| &i.id), "credential": trail.credential.as_ref().map(|(id, _)| id), "fallback": trail.fallback})
+                    .to_string(),
+            ),
+        };
+        tracing::info!(request = %request, message = %id, agent = %principal.agent().id, state, reason = code.map_or("", ReasonCode::as_str), "send");
+        let finished = FinishedSend {
+            id,
+            state,
+            status: answer.status,
+            answer: answer.body.clone(),
+            org: installation.map(|i| i.org.clone()),
+            installation: installation.map(|i| i.id.clone()),
+            session: trail.session.map(|s| s.to_string()),
+            conversation: trail.conversation,
+            credential: trail.credential.as_ref().map(|(id, _)| id.clone()),
+            owner: trail.credential.as_ref().map(|(_, owner)| *owner),
+            fallback: trail.fallback,
+            provider_message_id: result.as_ref().ok().map(|r| r.provider_message_id.clone()),
+            code,
+            decisions: trail.decisions,
+            audit,
+        };
+        if let Err(error) = self.store.finish_send(finished).await {
+            // The message is out (or was refused); only its record is missing. The caller must hear the truth.
+            tracing::error!(request = %request, error = %error, "a send could not be recorded");
+        }
+        tracing::debug!(took_us = began.elapsed().as_micros() as u64, "send recorded");
+        answer
+    }
+}
+
+fn unsent(error: &TransportError) -> Ended {
+    match error {
+        TransportError::NotSent(detail) => {
+            let mut ended = Ended::new(ReasonCode::EgressProviderUnavailable, format!("the provider could not be reached: {detail}"));
+            ended.retry_after_s = Some(5);
+            ended
+        }
+        TransportError::DialForbidden => Ended::new(ReasonCode::EgressProviderUnavailable, "the provider's address may not be dialled"),
+        TransportError::Timeout { sent: false } => {
+            let mut ended = Ended::new(ReasonCode::EgressProviderUnavailable, "the provider did not take the connection in time");
+            ended.retry_after_s = Some(5);
+            ended
+        }
+        TransportError::Timeout { sent: true } | TransportError::Reset(_) | TransportError::AnswerTooLarge => {
+            let mut ended =
+                Ended::new(ReasonCode::EgressOutcomeUnknown, "the request left and no usable answer came; look before you send it again");
+            ended.left = true;
+            ended
+        }
+    }
+}
+
+fn refused(ended: &Ended, request: &RequestId) -> SendAnswer {
+    let code = ended.stop.code();
+    SendAnswer { status: code.status(), body: problem(code, &ended.detail, request), retry_after_s: ended.retry_after_s }
+}

@@ -1,0 +1,83 @@
+//! Doors: the two listeners, their routers and their limits. Nothing else names axum. Floor 8.
+
+mod api;
+mod extract;
+mod framing;
+pub mod listener;
+mod messages;
+mod respond;
+mod webhooks;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::{any, get, post};
+
+use crate::admin::Admin;
+use crate::authn::operator::Operators;
+use crate::config::Config;
+use crate::domain::clock::Clock;
+use crate::egress::Egress;
+use crate::ingress::Ingress;
+use crate::policy::Engine;
+use crate::store::Store;
+use crate::telemetry::metrics::Metrics;
+use crate::vault::Vault;
+
+/// Everything the doors open on.
+pub struct Rooms {
+    /// Webhooks.
+    pub ingress: Ingress,
+    /// Agents' messages.
+    pub egress: Egress,
+    /// Operators.
+    pub admin: Admin,
+    /// Who they are.
+    pub operators: Operators,
+    /// For agents' tokens and health.
+    pub store: Store,
+    /// For agents' tokens.
+    pub vault: Vault,
+    /// For health.
+    pub engine: Engine,
+    /// `/metrics`
+    pub metrics: Arc<Metrics>,
+    /// Time of requests.
+    pub clock: Clock,
+    /// Limits and aliases.
+    pub config: Config,
+    /// Set while draining: not ready any more.
+    pub draining: tokio::sync::watch::Receiver<bool>,
+}
+
+/// The public listener: webhooks, agents.
+pub fn public(rooms: &Arc<Rooms>) -> Router {
+    let mut router = Router::new()
+        .route("/webhooks/{provider}/{ingress_id}", any(webhooks::receive))
+        .route("/v1/messages", post(messages::send))
+        .fallback(respond::not_found);
+    for (path, profile) in &rooms.config.ingress.aliases {
+        let profile = profile.clone();
+        router = router.route(path, any(move |rooms, request| webhooks::receive_alias(profile.clone(), rooms, request)));
+    }
+    router.with_state(rooms.clone())
+}
+
+/// The operator listener: API, metrics, health.
+pub fn operator(rooms: &Arc<Rooms>) -> Router {
+    Router::new()
+        .route("/healthz", get(api::healthz))
+        .route("/readyz", get(api::readyz))
+        .route("/metrics", get(api::metrics))
+        .route("/v1/policies", get(api::policies))
+        .route("/v1/reasons", get(api::reasons))
+        .route("/v1/apply", post(api::apply))
+        .route("/v1/simulate", post(api::simulate))
+        .route("/v1/doctor", get(api::doctor))
+        .route("/v1/deliveries/{id}/replay", post(api::replay))
+        .route("/v1/{kind}", get(api::list))
+        .route("/v1/{kind}/{id}", get(api::get).put(api::put).delete(api::delete))
+        .fallback(respond::not_found)
+        .method_not_allowed_fallback(respond::method_not_allowed)
+        .with_state(rooms.clone())
+}

@@ -1,0 +1,188 @@
+//! The operator API, health and metrics. Every handler is a door to one function of `admin`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, Query, State};
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, Request, StatusCode, header};
+use serde_json::{Value, json};
+
+use super::Rooms;
+use super::extract::{HttpBody, bearer};
+use super::respond::{admin_error, problem_response};
+use crate::admin::simulate::SimulateBody;
+use crate::admin::view::KINDS;
+use crate::admin::{AdminError, Asking, resources};
+use crate::domain::ids::RequestId;
+use crate::domain::reason::ReasonCode;
+use crate::store::ListFilter;
+use crate::telemetry::metrics;
+use crate::wire::BodySource as _;
+
+type Answer = Result<Response, Response>;
+
+fn asking(rooms: &Rooms, headers: &HeaderMap) -> Result<Asking, Response> {
+    let request = RequestId::fresh(rooms.clock.now());
+    match rooms.operators.authenticate(bearer(headers)) {
+        Ok(operator) => Ok(Asking { operator, request }),
+        Err(code) => Err(problem_response(code, "send an operator token as Authorization: Bearer", &request)),
+    }
+}
+
+async fn body_of(rooms: &Rooms, asking: &Asking, body: Body) -> Result<Value, Response> {
+    let bytes = HttpBody::new(body, &rooms.config.limits)
+        .read(rooms.config.limits.api_body_bytes_max)
+        .await
+        .map_err(|code| problem_response(code, code.meaning(), &asking.request))?;
+    serde_json::from_slice(&bytes).map_err(|e| problem_response(ReasonCode::AdminResourceInvalid, &e.to_string(), &asking.request))
+}
+
+fn shown(asking: &Asking, answer: Result<Value, AdminError>) -> Answer {
+    match answer {
+        Ok(value) => Ok(Json(value).into_response()),
+        Err(error) => Err(admin_error(&error, &asking.request)),
+    }
+}
+
+/// Alive: the process answers.
+pub(super) async fn healthz() -> Json<Value> {
+    Json(json!({"status": "ok"}))
+}
+
+/// Ready: the store answers and the process is not draining.
+pub(super) async fn readyz(State(rooms): State<Arc<Rooms>>) -> Response {
+    let store = rooms.store.queue_depth().await;
+    let draining = *rooms.draining.borrow();
+    let ready = store.is_ok() && !draining;
+    let policy = rooms.engine.pin();
+    let body = json!({
+        "status": if ready { "ready" } else { "not_ready" },
+        "store": if store.is_ok() { "ok" } else { "unavailable" },
+        "policies": "current",
+        "policy_version": policy.version(),
+        "draining": draining,
+    });
+    (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(body)).into_response()
+}
+
+pub(super) async fn metrics(State(rooms): State<Arc<Rooms>>) -> Response {
+    let depth = rooms.store.queue_depth().await.unwrap_or(-1);
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], rooms.metrics.encode(depth)).into_response()
+}
+
+pub(super) async fn policies(State(rooms): State<Arc<Rooms>>, headers: HeaderMap) -> Answer {
+    let asking = asking(&rooms, &headers)?;
+    if let Err(error) = rooms.admin.may_view(&asking).await {
+        return Err(admin_error(&error, &asking.request));
+    }
+    let policy = rooms.engine.pin();
+    let active =
+        json!({"version": policy.version(), "loaded_at": policy.loaded_at(), "policies": policy.policies(), "files": policy.files()});
+    Ok(Json(json!({"active": active, "rejected": null})).into_response())
+}
+
+/// Every reason code; no secret in it, so no token for it.
+pub(super) async fn reasons() -> Json<Value> {
+    let items: Vec<Value> = ReasonCode::ALL
+        .iter()
+        .map(|c| json!({"code": c, "status": c.status(), "retryable": c.retryable(), "meaning": c.meaning()}))
+        .collect();
+    Json(json!({"items": items, "next": null}))
+}
+
+pub(super) async fn apply(State(rooms): State<Arc<Rooms>>, Query(query): Query<HashMap<String, String>>, request: Request<Body>) -> Answer {
+    let (parts, body) = request.into_parts();
+    let asking = asking(&rooms, &parts.headers)?;
+    let document = body_of(&rooms, &asking, body).await?;
+    let dry_run = query.get("dry_run").is_some_and(|v| v == "true");
+    shown(&asking, rooms.admin.apply(&asking, document, dry_run).await.map(|applied| resources::report(&applied)))
+}
+
+pub(super) async fn put(State(rooms): State<Arc<Rooms>>, Path((kind, id)): Path<(String, String)>, request: Request<Body>) -> Answer {
+    let (parts, body) = request.into_parts();
+    let asking = asking(&rooms, &parts.headers)?;
+    let mut resource = body_of(&rooms, &asking, body).await?;
+    let named = match resource.as_object_mut() {
+        Some(object) => object.entry("id").or_insert_with(|| json!(id)) == &json!(id),
+        None => false,
+    };
+    if !named || !KINDS.contains(&kind.as_str()) {
+        let detail =
+            format!("PUT /v1/{{orgs,agents,profiles,installations,bindings}}/ID takes one resource whose id is the path's (`{id}`)");
+        return Err(problem_response(ReasonCode::AdminResourceInvalid, &detail, &asking.request));
+    }
+    let document = json!({kind.as_str(): [resource]});
+    let applied = rooms.admin.apply(&asking, document, false).await.map_err(|e| admin_error(&e, &asking.request))?;
+    let created = applied.iter().any(|a| a.action == "created");
+    let shown = rooms.admin.resource(&asking, &kind, &id).await.map_err(|e| admin_error(&e, &asking.request))?;
+    Ok((if created { StatusCode::CREATED } else { StatusCode::OK }, Json(shown)).into_response())
+}
+
+pub(super) async fn delete(State(rooms): State<Arc<Rooms>>, Path((kind, id)): Path<(String, String)>, headers: HeaderMap) -> Answer {
+    let asking = asking(&rooms, &headers)?;
+    match rooms.admin.delete(&asking, &kind, &id).await {
+        Ok(()) => Ok(StatusCode::NO_CONTENT.into_response()),
+        Err(error) => Err(admin_error(&error, &asking.request)),
+    }
+}
+
+pub(super) async fn get(State(rooms): State<Arc<Rooms>>, Path((kind, id)): Path<(String, String)>, headers: HeaderMap) -> Answer {
+    let asking = asking(&rooms, &headers)?;
+    let found = match kind.as_str() {
+        "events" => rooms.admin.journey(&asking, &id).await,
+        kind if KINDS.contains(&kind) => rooms.admin.resource(&asking, kind, &id).await,
+        kind => rooms.admin.one(&asking, kind, &id).await,
+    };
+    shown(&asking, found)
+}
+
+/// Rows of a page where nothing else is asked for.
+const PAGE_ROWS: i64 = 100;
+
+pub(super) async fn list(
+    State(rooms): State<Arc<Rooms>>,
+    Path(kind): Path<String>,
+    Query(query): Query<HashMap<String, String>>,
+    headers: HeaderMap,
+) -> Answer {
+    let asking = asking(&rooms, &headers)?;
+    let org = query.get("org").cloned();
+    match rooms.admin.resources(&asking, &kind, org.as_deref()).await {
+        Ok(Some(items)) => return Ok(Json(json!({"items": items, "next": null})).into_response()),
+        Ok(None) => {}
+        Err(error) => return Err(admin_error(&error, &asking.request)),
+    }
+    let number = |name: &str| query.get(name).map(|v| v.parse::<i64>());
+    let (before, limit) = match (number("cursor").transpose(), number("limit").transpose()) {
+        (Ok(before), Ok(limit)) => (before, limit.unwrap_or(PAGE_ROWS)),
+        _ => return Err(problem_response(ReasonCode::AdminResourceInvalid, "cursor and limit are numbers", &asking.request)),
+    };
+    let filter = ListFilter { org, id: query.get("id").cloned(), state: query.get("state").cloned(), before, limit };
+    match rooms.admin.list(&asking, &kind, &filter).await {
+        Ok(page) => Ok(Json(page).into_response()),
+        Err(error) => Err(admin_error(&error, &asking.request)),
+    }
+}
+
+pub(super) async fn replay(State(rooms): State<Arc<Rooms>>, Path(id): Path<String>, headers: HeaderMap) -> Answer {
+    let asking = asking(&rooms, &headers)?;
+    shown(&asking, rooms.admin.replay(&asking, &id).await)
+}
+
+pub(super) async fn simulate(State(rooms): State<Arc<Rooms>>, request: Request<Body>) -> Answer {
+    let (parts, body) = request.into_parts();
+    let asking = asking(&rooms, &parts.headers)?;
+    let ask = body_of(&rooms, &asking, body).await?;
+    let ask: SimulateBody =
+        serde_json::from_value(ask).map_err(|e| problem_response(ReasonCode::AdminResourceInvalid, &e.to_string(), &asking.request))?;
+    shown(&asking, rooms.admin.simulate(&asking, ask).await)
+}
+
+/// What only the running gateway can tell `byoa doctor`.
+pub(super) async fn doctor(State(rooms): State<Arc<Rooms>>, headers: HeaderMap) -> Answer {
+    let asking = asking(&rooms, &headers)?;
+    shown(&asking, rooms.admin.doctor(&asking).await)
+}

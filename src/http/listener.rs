@@ -1,0 +1,132 @@
+//! The accept loop. Our own, because `axum::serve` sets no timer, and without one hyper's header deadline is inert: a
+//! client that dribbles its headers would hold a connection for ever.
+//!
+//! HTTP/1.1 only: no provider speaks cleartext HTTP/2, and what is not served cannot be flooded (RUSTSEC-2024-0332).
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tower_service::Service as _;
+
+use super::framing::{Ambiguous, Watched};
+use super::respond;
+use crate::config::Limits;
+use crate::domain::reason::ReasonCode;
+
+/// A listener that answers.
+pub struct Listening {
+    /// Where.
+    pub address: SocketAddr,
+    /// Ends when every connection has, after shutdown was asked for.
+    pub task: tokio::task::JoinHandle<()>,
+}
+
+/// Binds and serves until `shutdown` turns true; then connections in flight finish.
+///
+/// # Errors
+/// When the address cannot be bound.
+pub async fn listen(address: SocketAddr, router: Router, limits: &Limits, shutdown: watch::Receiver<bool>) -> io::Result<Listening> {
+    let listener = TcpListener::bind(address).await?;
+    let address = listener.local_addr()?;
+    let task = tokio::spawn(accept(listener, router, limits.clone(), shutdown));
+    Ok(Listening { address, task })
+}
+
+/// How long the accept loop rests when the process is out of file descriptors.
+const EXHAUSTED_REST: Duration = Duration::from_millis(50);
+
+async fn accept(listener: TcpListener, router: Router, limits: Limits, mut shutdown: watch::Receiver<bool>) {
+    let slots = Arc::new(Semaphore::new(limits.connections_max));
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(Duration::from_millis(limits.header_timeout_ms))
+        .max_headers(limits.header_lines_max)
+        .max_buf_size(limits.header_bytes_max)
+        .keep_alive(true)
+        .pipeline_flush(true);
+    loop {
+        // A slot first: connections beyond the limit wait in the kernel's queue.
+        let slot = tokio::select! {
+            slot = slots.clone().acquire_owned() => slot,
+            () = down(&mut shutdown) => break,
+        };
+        let Ok(slot) = slot else { break };
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(error = %error, "could not accept a connection");
+                    tokio::time::sleep(EXHAUSTED_REST).await;
+                    continue;
+                }
+            },
+            () = down(&mut shutdown) => break,
+        };
+        let _ = stream.set_nodelay(true);
+        let (builder, router, mut shutdown) = (builder.clone(), router.clone(), shutdown.clone());
+        tokio::spawn(async move {
+            let _slot = slot;
+            let connection = connection(&builder, stream, router);
+            tokio::pin!(connection);
+            tokio::select! {
+                _ = &mut connection => return,
+                () = down(&mut shutdown) => {}
+            }
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
+        });
+    }
+    drop(listener);
+    let _ = slots.acquire_many(u32::try_from(limits.connections_max).unwrap_or(u32::MAX)).await;
+}
+
+/// Until shutdown is asked for, or nobody is left to ask.
+async fn down(shutdown: &mut watch::Receiver<bool>) {
+    let _ = shutdown.wait_for(|down| *down).await.map(|_| ());
+}
+
+type Connection<S> = hyper::server::conn::http1::Connection<TokioIo<Watched<TcpStream>>, S>;
+
+fn connection(
+    builder: &hyper::server::conn::http1::Builder,
+    stream: TcpStream,
+    router: Router,
+) -> Connection<
+    impl hyper::service::Service<hyper::Request<Incoming>, Response = hyper::Response<Body>, Error = std::convert::Infallible, Future: Send>,
+> {
+    let (stream, ambiguous) = Watched::new(stream);
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let (router, ambiguous) = (router.clone(), ambiguous.clone());
+        async move { Ok(answer(router, &ambiguous, request).await) }
+    });
+    builder.serve_connection(TokioIo::new(stream), service)
+}
+
+/// One request. A handler that breaks answers 503, and the process lives.
+async fn answer(mut router: Router, ambiguous: &Ambiguous, request: hyper::Request<Incoming>) -> hyper::Response<Body> {
+    if ambiguous.seen() {
+        return respond::closing(respond::constant(ReasonCode::IngressFraming));
+    }
+    let chunked = request.headers().contains_key(http::header::TRANSFER_ENCODING);
+    let handled = std::panic::AssertUnwindSafe(router.call(request.map(Body::new)));
+    let response = match futures_util::FutureExt::catch_unwind(handled).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(never)) => match never {},
+        Err(_) => {
+            tracing::error!("a handler broke");
+            respond::closing(respond::constant(ReasonCode::IngressInternal))
+        }
+    };
+    // Whatever stands behind a chunked body is not watched, so it is not read either.
+    if chunked { respond::closing(response) } else { response }
+}

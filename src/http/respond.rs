@@ -1,0 +1,100 @@
+//! Outcomes as responses. Whatever is refused before proof looks the same from outside, whatever the cause.
+
+use axum::Json;
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+
+use crate::admin::AdminError;
+use crate::domain::clock::Timestamp;
+use crate::domain::ids::RequestId;
+use crate::domain::reason::ReasonCode;
+use crate::ingress::Outcome;
+use crate::wire::problem;
+
+/// The one body of every refusal that a provider, or somebody who pretends to be one, gets to see.
+const REFUSED: &str = "refused\n";
+
+/// Seconds until a provider should try again when the trouble is ours. Slack gives three tries in about six minutes, so it
+/// is short.
+const RETRY_AFTER_S: &str = "5";
+
+fn plain(status: StatusCode, body: String) -> Response {
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// The constant answer of a code.
+pub(super) fn constant(code: ReasonCode) -> Response {
+    let status = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+    let mut response = plain(status, REFUSED.to_owned());
+    match status {
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
+        }
+        _ => {}
+    }
+    response
+}
+
+/// The same response, and no further request on its connection.
+pub(super) fn closing(mut response: Response) -> Response {
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+/// What a provider is told. An accepted event is answered with nothing: Telegram would execute a body.
+pub(super) fn webhook(outcome: Outcome, allow: &'static str) -> Response {
+    match outcome {
+        Outcome::Settled => StatusCode::OK.into_response(),
+        Outcome::Handshake(challenge) => plain(StatusCode::OK, challenge),
+        Outcome::Stopped(code) => {
+            let mut response = constant(code);
+            match code {
+                ReasonCode::IngressMethod => {
+                    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+                }
+                // The body was not read, or not to its end.
+                ReasonCode::IngressBodyTooLarge | ReasonCode::IngressBodyTimeout | ReasonCode::IngressBodyIncomplete => {
+                    return closing(response);
+                }
+                _ => {}
+            }
+            response
+        }
+    }
+}
+
+/// A problem for an agent or an operator.
+pub(super) fn problem_response(code: ReasonCode, detail: &str, request: &RequestId) -> Response {
+    let status = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = (status, Json(problem::problem(code, detail, request))).into_response();
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(problem::MEDIA_TYPE));
+    if code.retryable() && status == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
+    }
+    if status == StatusCode::UNAUTHORIZED {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    response
+}
+
+/// An operator's error.
+pub(super) fn admin_error(error: &AdminError, request: &RequestId) -> Response {
+    problem_response(error.code, &error.detail, request)
+}
+
+/// No such address.
+pub(super) async fn not_found() -> Response {
+    constant(ReasonCode::AuthnUnknownLocator)
+}
+
+/// An operator address that does not take the method.
+pub(super) async fn method_not_allowed() -> Response {
+    problem_response(ReasonCode::IngressMethod, "see the documentation of the operator API", &RequestId::fresh(Timestamp::default()))
+}

@@ -1,0 +1,57 @@
+//! `GET/POST /webhooks/{provider}/{ingress_id}`, and old addresses that lead to one profile each.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::response::Response;
+use http::Request;
+
+use super::Rooms;
+use super::extract::HttpBody;
+use super::respond;
+use crate::domain::ids::{ProfileId, RequestId};
+use crate::domain::installation::ProviderKind;
+use crate::domain::reason::ReasonCode;
+use crate::providers;
+use crate::wire::RequestHead;
+
+pub(super) async fn receive(
+    State(rooms): State<Arc<Rooms>>,
+    Path((provider, ingress_id)): Path<(String, String)>,
+    request: Request<Body>,
+) -> Response {
+    match ProviderKind::parse(&provider) {
+        Some(provider) => take(&rooms, provider, ingress_id, request).await,
+        None => respond::constant(ReasonCode::AuthnUnknownLocator),
+    }
+}
+
+pub(super) async fn receive_alias(profile: String, State(rooms): State<Arc<Rooms>>, request: Request<Body>) -> Response {
+    let directory = rooms.store.directory();
+    let found =
+        ProfileId::parse(&profile).ok().and_then(|id| directory.profiles.get(&id).map(|p| (p.item.provider, p.item.ingress_id.clone())));
+    match found {
+        Some((provider, ingress_id)) => {
+            tracing::info!(profile, "an old webhook address was used");
+            take(&rooms, provider, ingress_id, request).await
+        }
+        None => respond::constant(ReasonCode::AuthnUnknownLocator),
+    }
+}
+
+async fn take(rooms: &Rooms, provider: ProviderKind, ingress_id: String, request: Request<Body>) -> Response {
+    let received = rooms.clock.now();
+    let (parts, body) = request.into_parts();
+    let head = RequestHead {
+        provider,
+        ingress_id,
+        method: parts.method,
+        query: parts.uri.query().map(str::to_owned),
+        headers: parts.headers,
+        received,
+        request_id: RequestId::fresh(received),
+    };
+    let outcome = rooms.ingress.receive(head, HttpBody::new(body, &rooms.config.limits)).await;
+    respond::webhook(outcome, if providers::of(provider).has_get_handshake() { "GET, POST" } else { "POST" })
+}

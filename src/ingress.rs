@@ -1,0 +1,376 @@
+//! The inbound pipeline: the only place that branches on what a webhook turned out to be.
+//!
+//! Order, which no field of a request can change: path, limits, headers' proof, body, signature, one strict parse, binding,
+//! rollout, policy, one transaction, answer. Nothing durable happens before proof. Floor 7.
+
+pub mod unproved;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::Method;
+
+use crate::authn::webhook::{Binding, Identified, Proved, Said, Verified, identify};
+use crate::crypto::sha256;
+use crate::domain::clock::Clock;
+use crate::domain::ids::{DeliveryId, EventId, OrgId};
+use crate::domain::installation::AppProfile;
+use crate::domain::reason::{ReasonCode, Refusal, Stop};
+use crate::domain::record::{Decision, RefusalRecord};
+use crate::domain::session::SessionKey;
+use crate::policy::{Denied, Engine, Snapshot};
+use crate::providers;
+use crate::routing::{self, Routed, Unrouted};
+use crate::store::directory::Directory;
+use crate::store::{AcceptRequest, Acceptance, NewEvent, Store};
+use crate::telemetry::metrics::Metrics;
+use crate::vault::Vault;
+use crate::wire::{BodySource, RequestHead};
+use unproved::Unproved;
+
+/// Everything the pipeline needs.
+pub struct Ingress {
+    /// Keeps.
+    pub store: Store,
+    /// Opens signing secrets.
+    pub vault: Vault,
+    /// Decides.
+    pub engine: Engine,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// Tells the time.
+    pub clock: Clock,
+    /// Counts what never got as far as a record.
+    pub unproved: Unproved,
+}
+
+/// What the provider is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Everything that may go on is committed; what may not is recorded. Do not send it again.
+    Settled,
+    /// The address check is answered.
+    Handshake(String),
+    /// Refused before proof, or our own trouble: the code's status says what to do.
+    Stopped(ReasonCode),
+}
+
+impl Ingress {
+    /// Takes one webhook request to its end.
+    pub async fn receive(&self, head: RequestHead, body: impl BodySource) -> Outcome {
+        let began = Instant::now();
+        let outcome = match self.pipeline(&head, body).await {
+            Ok(outcome) => outcome,
+            Err((profile, stop)) => self.stopped(&head, profile.as_ref(), &stop),
+        };
+        self.metrics.ingress_took(began.elapsed().as_secs_f64());
+        outcome
+    }
+
+    async fn pipeline(&self, head: &RequestHead, body: impl BodySource) -> Result<Outcome, (Option<AppProfile>, Stop)> {
+        let directory = self.store.directory();
+        let identified = identify(head, &directory).map_err(|stop| (None, stop))?;
+        let claimed = identified.unverified_profile().clone();
+        let stop = |stop: Stop| (Some(claimed.clone()), stop);
+        let refuse = |code: ReasonCode| (Some(claimed.clone()), Stop::from(code));
+
+        if head.method == Method::GET {
+            let challenge = identified.handshake(head, &self.vault).map_err(stop)?;
+            self.metrics.ingress(claimed.provider, Some(claimed.owner.mode()), "handshake", Some(ReasonCode::IngressHandshake));
+            self.handshake_seen(head, &claimed).await;
+            return Ok(Outcome::Handshake(challenge));
+        }
+        if head.method != Method::POST {
+            return Err(refuse(ReasonCode::IngressMethod));
+        }
+        let body_bytes_max = within_limits(head, &identified).map_err(refuse)?;
+        if !self.store.has_room() {
+            return Err(refuse(ReasonCode::IngressOverloaded));
+        }
+        let headers = identified.inspect(head, &self.vault, head.received).map_err(stop)?;
+        let body = body.read(body_bytes_max).await.map_err(refuse)?;
+        let proved = headers.verify(&body).map_err(refuse)?;
+
+        if proved.slot() == providers::SecretSlot::Previous {
+            self.metrics.previous_secret_used(claimed.provider);
+        }
+        self.proved(head, &body, &proved, &directory).await.map_err(stop)
+    }
+
+    /// From here on the sender is known: every refusal is recorded and answered 200.
+    async fn proved(&self, head: &RequestHead, body: &Bytes, proved: &Proved, directory: &Directory) -> Result<Outcome, Stop> {
+        let profile = proved.profile();
+        let said = match proved.read(head, body, directory) {
+            Ok(Said::Handshake(challenge)) => {
+                self.metrics.ingress(profile.provider, Some(profile.owner.mode()), "handshake", Some(ReasonCode::IngressHandshake));
+                return Ok(Outcome::Handshake(challenge));
+            }
+            Ok(Said::Events(bindings)) => Ok(bindings),
+            Err(code) if code.status() == 200 => Err(code),
+            Err(code) => return Err(code.into()),
+        };
+        let mut draft = Draft::new(head, body, profile);
+        match said {
+            Err(code) => draft.refuse(Refusal::of(code), None, None),
+            Ok(bindings) => {
+                let policy = self.engine.pin();
+                for binding in bindings {
+                    match binding {
+                        Binding::Bound(verified) => self.decide(&policy, directory, verified, &mut draft)?,
+                        Binding::Refused(code) if code.status() == 200 => draft.refuse(Refusal::of(code), None, None),
+                        Binding::Refused(code) => return Err(code.into()),
+                    }
+                }
+            }
+        }
+        self.accept(draft).await
+    }
+
+    /// Rollout, then route; each a question to the pinned policies.
+    fn decide(&self, policy: &Snapshot, directory: &Directory, verified: Box<Verified>, draft: &mut Draft<'_>) -> Result<(), Stop> {
+        let began = Instant::now();
+        let entered = match crate::rollout::enter(policy, directory, verified.sender().installation()) {
+            Ok(entered) => entered,
+            Err(Denied { refusal, decision }) => {
+                self.count(&decision, began);
+                // Not yet is not no: the provider shall try again, so that nothing is lost.
+                if refusal.code.status() == 503 {
+                    return Err(refusal.into());
+                }
+                draft.deny(refusal, &verified, Some(decision));
+                return Ok(());
+            }
+        };
+        if let Some(decision) = &entered {
+            self.count(decision, began);
+        }
+        let began = Instant::now();
+        match routing::inbound(policy, directory, verified) {
+            Ok(routed) => {
+                self.count(routed.decision(), began);
+                draft.event(routed, entered);
+            }
+            Err(Unrouted { verified, refusal, decision }) => {
+                if let Some(decision) = &decision {
+                    self.count(decision, began);
+                }
+                draft.deny(refusal, &verified, decision);
+            }
+        }
+        Ok(())
+    }
+
+    fn count(&self, decision: &Decision, began: Instant) {
+        self.metrics.decision(decision.action, decision.allowed, decision.code, began.elapsed().as_secs_f64());
+        if decision.errors > 0 {
+            tracing::error!(action = decision.action, errors = decision.errors, "policies could not be evaluated; refused");
+        }
+    }
+
+    /// One transaction; 200 only after it is on disk.
+    async fn accept(&self, draft: Draft<'_>) -> Result<Outcome, Stop> {
+        let Draft { profile, request, .. } = draft;
+        if request.events.is_empty() && request.refusals.is_empty() {
+            self.metrics.ingress(profile.provider, Some(profile.owner.mode()), "accepted", None);
+            return Ok(Outcome::Settled);
+        }
+        let refused: Vec<ReasonCode> = request.refusals.iter().map(|r| r.code).collect();
+        let request_id = request.request.clone();
+        let acceptances = self.store.accept_inbound(request).await.map_err(crate::domain::reason::Failure::from)?;
+        let mode = Some(profile.owner.mode());
+        for acceptance in acceptances {
+            match acceptance {
+                Acceptance::Stored(event) => {
+                    tracing::debug!(request = %request_id, profile = %profile.id, event = %event, "accepted");
+                    self.metrics.ingress(profile.provider, mode, "accepted", None);
+                }
+                Acceptance::Duplicate => self.metrics.ingress(profile.provider, mode, "duplicate", Some(ReasonCode::IngressDuplicate)),
+            }
+        }
+        for code in refused {
+            tracing::warn!(request = %request_id, profile = %profile.id, reason = %code, "refused");
+            self.metrics.ingress(profile.provider, mode, "refused", Some(code));
+        }
+        Ok(Outcome::Settled)
+    }
+
+    /// Ended before proof, or by our own trouble. Nothing durable: a counter, and a line a minute.
+    fn stopped(&self, head: &RequestHead, profile: Option<&AppProfile>, stop: &Stop) -> Outcome {
+        let code = stop.code();
+        let mode = profile.map(|p| p.owner.mode());
+        let outcome = match stop {
+            Stop::Failed(_) => "failed",
+            Stop::Refused(_) if code.status() == 503 => "failed",
+            Stop::Refused(_) => "unauthenticated",
+        };
+        self.metrics.ingress(head.provider, mode, outcome, Some(code));
+        let profile = profile.map(|p| p.id.clone());
+        match stop {
+            Stop::Failed(failure) => {
+                let profile = profile.as_ref().map(|p| p.as_str().to_owned());
+                tracing::error!(request = %head.request_id, provider = %head.provider, profile, reason = %code, detail = %failure.detail, "webhook failed");
+            }
+            Stop::Refused(_) => {
+                tracing::debug!(request = %head.request_id, provider = %head.provider, reason = %code, "webhook stopped");
+                self.unproved.count(head.provider, profile, code);
+            }
+        }
+        Outcome::Stopped(code)
+    }
+
+    async fn handshake_seen(&self, head: &RequestHead, profile: &AppProfile) {
+        let line = crate::domain::record::AuditRecord {
+            at: head.received,
+            actor: format!("profile:{}", profile.id),
+            action: "profile.handshake",
+            target: profile.id.to_string(),
+            org: org_of(profile),
+            outcome: "done",
+            code: None,
+            policies: Arc::new([]),
+            version: None,
+            request: Some(head.request_id.clone()),
+            detail: None,
+        };
+        if let Err(error) = self.store.audit(vec![line]).await {
+            tracing::error!(error = %error, "a handshake was answered without its audit line");
+        }
+    }
+}
+
+fn org_of(profile: &AppProfile) -> Option<OrgId> {
+    match &profile.owner {
+        crate::domain::installation::Ownership::Platform => None,
+        crate::domain::installation::Ownership::Org(org) => Some(org.clone()),
+    }
+}
+
+/// What the edge looks at before any secret is touched; the cap for the body.
+fn within_limits(head: &RequestHead, identified: &Identified) -> Result<usize, ReasonCode> {
+    let edge = identified.provider().edge();
+    let coded = head.headers.get_all(http::header::CONTENT_ENCODING).iter().any(|v| !v.as_bytes().eq_ignore_ascii_case(b"identity"));
+    if coded {
+        return Err(ReasonCode::IngressEncodingUnsupported);
+    }
+    if !edge.media_types.contains(&head.media_type().as_str()) {
+        return Err(ReasonCode::IngressMediaType);
+    }
+    let declared = head.headers.get(http::header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<usize>().ok());
+    if declared.is_some_and(|n| n > edge.body_bytes_max) {
+        return Err(ReasonCode::IngressBodyTooLarge);
+    }
+    Ok(edge.body_bytes_max)
+}
+
+/// What the one transaction will hold.
+struct Draft<'a> {
+    head: &'a RequestHead,
+    profile: &'a AppProfile,
+    body: &'a Bytes,
+    request: AcceptRequest,
+}
+
+/// Bytes of a refused body that an operator is shown.
+const EXCERPT_BYTES_MAX: usize = 256;
+
+impl<'a> Draft<'a> {
+    fn new(head: &'a RequestHead, body: &'a Bytes, profile: &'a AppProfile) -> Self {
+        let request = AcceptRequest {
+            request: head.request_id.clone(),
+            received: head.received,
+            events: Vec::new(),
+            refusals: Vec::new(),
+            denials: Vec::new(),
+        };
+        Self { head, profile, body, request }
+    }
+
+    fn refuse(&mut self, refusal: Refusal, installation: Option<&crate::domain::installation::Installation>, digest_of: Option<&Bytes>) {
+        self.request.refusals.push(RefusalRecord {
+            at: self.head.received,
+            provider: self.profile.provider,
+            profile: self.profile.id.clone(),
+            installation: installation.map(|i| i.id.clone()),
+            org: installation.map(|i| i.org.clone()).or_else(|| org_of(self.profile)),
+            code: refusal.code,
+            policies: refusal.policies,
+            version: refusal.version,
+            digest: sha256(digest_of.unwrap_or(self.body)),
+            excerpt: shows_payload(refusal.code).then(|| excerpt(self.body)),
+            request: self.head.request_id.clone(),
+        });
+    }
+
+    fn deny(&mut self, refusal: Refusal, verified: &Verified, decision: Option<Arc<Decision>>) {
+        let installation = verified.sender().installation();
+        if let Some(decision) = decision {
+            self.request.denials.push((Some(installation.org.clone()), decision));
+        }
+        self.refuse(refusal, Some(installation), Some(&verified.event().raw));
+    }
+
+    fn event(&mut self, routed: Routed, entered: Option<Arc<Decision>>) {
+        let now = self.head.received;
+        let (verified, binding) = (routed.verified(), routed.binding());
+        let (sender, event) = (verified.sender(), verified.event());
+        let installation = sender.installation();
+        let conversation = event.normal.conversation.as_ref();
+        let peer = routing::session_peer(binding, event);
+        let session_key = SessionKey::new(
+            &installation.org,
+            installation.provider,
+            &installation.id,
+            &binding.agent,
+            conversation.map_or("", |c| c.id.as_str()),
+            conversation.and_then(|c| c.thread.as_deref()),
+            peer,
+        );
+        self.request.events.push(NewEvent {
+            id: EventId::fresh(now),
+            delivery: DeliveryId::fresh(now),
+            org: installation.org.clone(),
+            provider: installation.provider,
+            mode: sender.mode(),
+            profile: installation.profile.clone(),
+            installation: installation.id.clone(),
+            agent: binding.agent.clone(),
+            binding: binding.id.to_string(),
+            session_key,
+            peer: peer.map(str::to_owned),
+            kind: event.kind,
+            provider_event_id: event.provider_event_id.clone(),
+            provider_event_type: event.provider_event_type.clone(),
+            dedupe_key: event.dedupe_key.clone(),
+            dedupe_until: now.plus_ms(providers::of(installation.provider).edge().dedupe_kept_ms),
+            principal: sender.name(),
+            verified_with: verified.slot().as_str(),
+            normal: event.normal.clone(),
+            raw: event.raw.clone(),
+            media_type: event.media_type,
+            decisions: entered.into_iter().chain([routed.decision().clone()]).collect(),
+        });
+    }
+}
+
+/// Whether a refused body's first bytes are kept: where an operator must see what was wrong with it, and it cannot be the
+/// message of an org we serve.
+fn shows_payload(code: ReasonCode) -> bool {
+    matches!(
+        code,
+        ReasonCode::AuthnTenantMismatch
+            | ReasonCode::AuthnModeConflict
+            | ReasonCode::AuthnIdentityMissing
+            | ReasonCode::AuthnIdentityInvalid
+            | ReasonCode::IngressJsonInvalid
+            | ReasonCode::IngressJsonTooDeep
+            | ReasonCode::IngressJsonDuplicateKey
+            | ReasonCode::IngressFormMalformed
+            | ReasonCode::IngressPayloadMalformed
+    )
+}
+
+fn excerpt(body: &[u8]) -> String {
+    let head = body.get(..EXCERPT_BYTES_MAX).unwrap_or(body);
+    String::from_utf8_lossy(head).chars().flat_map(char::escape_default).collect()
+}

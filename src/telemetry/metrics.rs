@@ -1,0 +1,166 @@
+//! Every metric, named once (`interface.md` §10). Labels are closed sets: attacker text never becomes one.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+use crate::domain::installation::{Mode, ProviderKind};
+use crate::domain::reason::ReasonCode;
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct IngressLabels {
+    provider: &'static str,
+    mode: &'static str,
+    outcome: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct DecisionLabels {
+    action: &'static str,
+    decision: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct SendLabels {
+    provider: &'static str,
+    owner: &'static str,
+    outcome: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct ProviderLabel {
+    provider: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct ResultLabel {
+    result: &'static str,
+}
+
+/// All metrics of one gateway.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    ingress: Family<IngressLabels, Counter>,
+    ingress_seconds: Histogram,
+    decisions: Family<DecisionLabels, Counter>,
+    decision_seconds: Histogram,
+    deliveries: Family<OutcomeLabel, Counter>,
+    delivery_lag: Histogram,
+    queue_depth: Gauge,
+    sends: Family<SendLabels, Counter>,
+    reloads: Family<ResultLabel, Counter>,
+    legacy: Family<ProviderLabel, Counter>,
+    previous_secret: Family<ProviderLabel, Counter>,
+    panics: Counter<u64, AtomicU64>,
+}
+
+impl Metrics {
+    /// Names every metric; `version` is the policy set's.
+    pub fn new(policy_version: &str) -> Self {
+        let mut registry = Registry::with_prefix("byoa");
+        let metrics = Self {
+            ingress: Family::default(),
+            ingress_seconds: Histogram::new(exponential_buckets(0.000_25, 2.0, 16)),
+            decisions: Family::default(),
+            decision_seconds: Histogram::new(exponential_buckets(0.000_001, 2.0, 16)),
+            deliveries: Family::default(),
+            delivery_lag: Histogram::new(exponential_buckets(0.001, 4.0, 12)),
+            queue_depth: Gauge::default(),
+            sends: Family::default(),
+            reloads: Family::default(),
+            legacy: Family::default(),
+            previous_secret: Family::default(),
+            panics: Counter::default(),
+            registry: Registry::default(),
+        };
+        registry.register("ingress_requests", "Webhook requests by outcome", metrics.ingress.clone());
+        registry.register("ingress_duration_seconds", "From the request's head to its answer", metrics.ingress_seconds.clone());
+        registry.register("decisions", "Answers of the policies", metrics.decisions.clone());
+        registry.register("decision_duration_seconds", "One decision", metrics.decision_seconds.clone());
+        registry.register("deliveries", "Delivery attempts by outcome", metrics.deliveries.clone());
+        registry.register("delivery_lag_seconds", "From accept to the agent's 2xx", metrics.delivery_lag.clone());
+        registry.register("queue_depth", "Open deliveries", metrics.queue_depth.clone());
+        registry.register("sends", "Messages of agents by outcome", metrics.sends.clone());
+        registry.register("policy_reloads", "Loads of the policy set by result", metrics.reloads.clone());
+        registry.register("legacy_fallback", "Routes taken through a legacy binding", metrics.legacy.clone());
+        registry.register("secret_previous_used", "Webhooks proved by a previous secret", metrics.previous_secret.clone());
+        registry.register("handler_panics", "Requests whose handler broke", metrics.panics.clone());
+        registry.register("policy", "The policy set in force", Info::new(vec![("version", policy_version.to_owned())]));
+        for provider in ProviderKind::ALL {
+            // Counters that alerts watch exist before the first event.
+            let _ = metrics.legacy.get_or_create(&ProviderLabel { provider: provider.as_str() });
+            let _ = metrics.previous_secret.get_or_create(&ProviderLabel { provider: provider.as_str() });
+        }
+        metrics.reloads.get_or_create(&ResultLabel { result: "accepted" }).inc();
+        Self { registry, ..metrics }
+    }
+
+    /// One webhook request or one event of it came to an end.
+    pub fn ingress(&self, provider: ProviderKind, mode: Option<Mode>, outcome: &'static str, reason: Option<ReasonCode>) {
+        let mode = mode.map_or("unknown", Mode::as_str);
+        let reason = reason.map_or("", ReasonCode::as_str);
+        self.ingress.get_or_create(&IngressLabels { provider: provider.as_str(), mode, outcome, reason }).inc();
+    }
+
+    /// How long a webhook request took.
+    pub fn ingress_took(&self, seconds: f64) {
+        self.ingress_seconds.observe(seconds);
+    }
+
+    /// The policies answered.
+    pub fn decision(&self, action: &'static str, allowed: bool, code: Option<ReasonCode>, seconds: f64) {
+        let decision = if allowed { "permit" } else { "refuse" };
+        self.decisions.get_or_create(&DecisionLabels { action, decision, reason: code.map_or("", ReasonCode::as_str) }).inc();
+        self.decision_seconds.observe(seconds);
+    }
+
+    /// A delivery attempt came to an end.
+    pub fn delivery(&self, outcome: &'static str, lag_seconds: Option<f64>) {
+        self.deliveries.get_or_create(&OutcomeLabel { outcome }).inc();
+        if let Some(lag) = lag_seconds {
+            self.delivery_lag.observe(lag);
+        }
+    }
+
+    /// A send came to an end.
+    pub fn send(&self, provider: ProviderKind, owner: &'static str, outcome: &'static str, reason: Option<ReasonCode>) {
+        let reason = reason.map_or("", ReasonCode::as_str);
+        self.sends.get_or_create(&SendLabels { provider: provider.as_str(), owner, outcome, reason }).inc();
+    }
+
+    /// A webhook was proved by a previous secret.
+    pub fn previous_secret_used(&self, provider: ProviderKind) {
+        self.previous_secret.get_or_create(&ProviderLabel { provider: provider.as_str() }).inc();
+    }
+
+    /// A handler broke.
+    pub fn panicked(&self) {
+        self.panics.inc();
+    }
+
+    /// The Prometheus text, with the queue's depth as of now.
+    pub fn encode(&self, queue_depth: i64) -> String {
+        self.queue_depth.set(queue_depth);
+        let mut out = String::new();
+        let _ = text::encode(&mut out, &self.registry);
+        out
+    }
+}
+
+/// The content type of [`Metrics::encode`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
