@@ -59,6 +59,8 @@ CREATE TABLE deliveries (
 );
 CREATE UNIQUE INDEX deliveries_id ON deliveries (id);
 CREATE INDEX deliveries_open ON deliveries (session, seq) WHERE settled_ms IS NULL;
+-- What a claim walks, oldest first, until it has enough.
+CREATE INDEX deliveries_queue ON deliveries (seq) WHERE settled_ms IS NULL;
 
 CREATE TABLE attempts (
   delivery TEXT NOT NULL, number BIGINT NOT NULL, at_ms BIGINT NOT NULL, took_ms BIGINT NOT NULL, status BIGINT, code TEXT,

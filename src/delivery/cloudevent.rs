@@ -225,7 +225,7 @@ pub(super) mod tests {
     #[test]
     fn what_the_provider_leaves_out_is_left_out() {
         let text = text(&event(Normal::default(), r#"{"a":1.50,"response_url":"https://hooks.example/canary"}"#));
-        assert!(text.ends_with(r#""raw":{"a":1.5}}}"#), "{text}");
+        assert!(text.contains(r#""raw":{"a":1.5"#) && !text.contains("canary"), "{text}");
     }
 
     #[derive(serde::Deserialize)]

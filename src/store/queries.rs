@@ -284,7 +284,7 @@ pub(super) async fn insert_session(conn: &mut SqliteConnection, row: &SessionRow
 pub(super) async fn claim(conn: &mut SqliteConnection, limit: usize, lease_ms: i64, now: Timestamp) -> Result<Vec<Claimed>, StoreError> {
     let rows = sqlx::query(
         "UPDATE deliveries SET state = 'leased', attempt = attempt + 1, lease = lease + 1, lease_until_ms = $1 + $2 \
-         WHERE seq IN (SELECT d.seq FROM deliveries d INDEXED BY deliveries_open \
+         WHERE seq IN (SELECT d.seq FROM deliveries d INDEXED BY deliveries_queue \
            WHERE d.settled_ms IS NULL AND d.due_ms <= $1 AND (d.lease_until_ms IS NULL OR d.lease_until_ms <= $1) \
              AND d.agent NOT IN (SELECT id FROM resources WHERE kind = 'agents' AND json_extract(body, '$.status') = 'paused') \
              AND NOT EXISTS (SELECT 1 FROM deliveries e INDEXED BY deliveries_open \

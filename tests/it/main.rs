@@ -1,1 +1,11 @@
-//! One integration binary; suites as modules.
+//! One integration binary; suites as modules. Everything goes over real sockets on loopback, against a manual clock
+//! (`durable` alone runs the real binary, on the machine's).
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::string_slice)]
+
+mod durable;
+mod failure_paths;
+mod fixtures;
+mod journey;
+mod support;
+mod vectors;

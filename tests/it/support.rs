@@ -1,0 +1,31 @@
+//! What the suites share: a gateway in a folder of its own, a client that writes exact bytes, fakes that keep what they got.
+
+pub mod fakes;
+pub mod gateway;
+pub mod raw;
+pub mod world;
+
+use std::path::PathBuf;
+
+use byoa_gateway::domain::clock::Timestamp;
+use byoa_gateway::domain::installation::ProviderKind;
+use byoa_gateway::domain::secret::Secret;
+use byoa_gateway::providers;
+
+/// A path below the crate.
+pub fn here(path: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// The file's JSON.
+pub fn json_file(path: &str) -> serde_json::Value {
+    let file = here(path);
+    let text = std::fs::read(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+    serde_json::from_slice(&text).unwrap_or_else(|e| panic!("{}: {e}", file.display()))
+}
+
+/// The headers with which a provider proves a body.
+pub fn sign(provider: ProviderKind, body: &[u8], secret: &str, at: Timestamp) -> Vec<(String, String)> {
+    let headers = providers::of(provider).sign(body, &Secret::new(secret.to_owned()), at);
+    headers.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}

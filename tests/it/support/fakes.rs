@@ -1,0 +1,133 @@
+//! An agent and a provider on loopback that keep what they got and answer what they are told.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+/// One request that a fake got.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    pub method: String,
+    pub path: String,
+    pub headers: http::HeaderMap,
+    pub body: Bytes,
+}
+
+impl Seen {
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+}
+
+/// Status and body that a fake answers with.
+pub type Answer = (u16, Value);
+
+struct Fake {
+    address: SocketAddr,
+    seen: tokio::sync::Mutex<mpsc::UnboundedReceiver<Seen>>,
+    answer: Arc<Mutex<Answer>>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Fake {
+    async fn start(answer: Answer) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (tell, seen) = mpsc::unbounded_channel();
+        let answer = Arc::new(Mutex::new(answer));
+        let answers = answer.clone();
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (tell, answers) = (tell.clone(), answers.clone());
+                let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+                    let (tell, answers) = (tell.clone(), answers.clone());
+                    async move {
+                        let (parts, body) = request.into_parts();
+                        let body = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
+                        let path = parts.uri.to_string();
+                        let _ = tell.send(Seen { method: parts.method.to_string(), path, headers: parts.headers, body });
+                        let (status, body) = answers.lock().unwrap().clone();
+                        let body = Full::new(Bytes::from(body.to_string()));
+                        let answer = hyper::Response::builder().status(status).header("content-type", "application/json").body(body);
+                        Ok::<_, Infallible>(answer.unwrap())
+                    }
+                });
+                tokio::spawn(async move {
+                    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+                });
+            }
+        });
+        Self { address, seen: tokio::sync::Mutex::new(seen), answer, task }
+    }
+
+    /// The next request it gets; waits for it.
+    async fn next(&self) -> Seen {
+        self.seen.lock().await.recv().await.expect("the fake is gone")
+    }
+
+    fn unseen(&self) -> Option<Seen> {
+        self.seen.try_lock().unwrap().try_recv().ok()
+    }
+}
+
+/// An agent.
+pub struct FakeAgent(Fake);
+
+impl FakeAgent {
+    pub async fn start() -> Self {
+        Self(Fake::start((200, json!({}))).await)
+    }
+
+    pub fn endpoint(&self) -> String {
+        format!("http://{}/events", self.0.address)
+    }
+
+    pub async fn next(&self) -> Seen {
+        self.0.next().await
+    }
+
+    /// What it got and nobody has looked at.
+    pub fn unseen(&self) -> Option<Seen> {
+        self.0.unseen()
+    }
+}
+
+/// A provider's API.
+pub struct FakeProvider(Fake);
+
+impl FakeProvider {
+    pub async fn start() -> Self {
+        Self(Fake::start((200, json!({"ok": true}))).await)
+    }
+
+    pub fn api_base(&self) -> String {
+        format!("http://{}/", self.0.address)
+    }
+
+    pub fn answers(&self, status: u16, body: Value) {
+        *self.0.answer.lock().unwrap() = (status, body);
+    }
+
+    pub async fn next(&self) -> Seen {
+        self.0.next().await
+    }
+
+    pub fn unseen(&self) -> Option<Seen> {
+        self.0.unseen()
+    }
+}
