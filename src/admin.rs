@@ -10,7 +10,7 @@ use serde_json::{Value as Json, json};
 
 use crate::authn::principal::OperatorPrincipal;
 use crate::domain::clock::Clock;
-use crate::domain::ids::{DecisionId, DeliveryId, EventId, RequestId};
+use crate::domain::ids::{DeliveryId, EventId, RequestId};
 use crate::domain::reason::{Failure, ReasonCode, Stop};
 use crate::domain::record::{AuditRecord, Decision};
 use crate::policy::action::{Action, OperatorFacts, ReadAudit, ReplayDelivery, ViewResources};
@@ -88,7 +88,7 @@ impl Asking {
         OperatorFacts { id: self.operator.name().to_owned(), role: self.operator.role() }
     }
 
-    fn line(&self, clock: &Clock, action: &'static str, target: String, decision: Option<&Decision>) -> AuditRecord {
+    fn line(&self, clock: &Clock, action: &'static str, target: String, decision: Option<&Arc<Decision>>) -> AuditRecord {
         AuditRecord {
             at: clock.now(),
             actor: format!("operator:{}", self.operator.name()),
@@ -97,8 +97,7 @@ impl Asking {
             org: None,
             outcome: "done",
             code: None,
-            policies: decision.map_or_else(|| Arc::new([]) as Arc<[String]>, |d| d.policies.clone()),
-            version: decision.map(|d| d.version.clone()),
+            decision: decision.cloned(),
             request: Some(self.request.clone()),
             detail: None,
         }
@@ -115,8 +114,7 @@ impl Admin {
                 line.outcome = "refused";
                 line.code = Some(refusal.code);
                 self.store.audit(vec![line]).await?;
-                let now = self.clock.now();
-                self.store.keep_decision(DecisionId::fresh(now), decision, asking.request.to_string(), asking.request.clone(), now).await?;
+                self.store.keep_decision(decision, asking.request.to_string(), self.clock.now()).await?;
                 let detail = format!("operator `{}` with role {} may not do this", asking.operator.name(), asking.operator.role().as_str());
                 Err(AdminError::new(refusal.code, detail))
             }

@@ -169,7 +169,7 @@ impl Courier {
             return Instant::now() + IDLE_MANUAL;
         }
         let now = self.clock.now();
-        let due = self.store.next_due(now).await.ok().flatten();
+        let due = self.store.next_due(now);
         let wait = due.and_then(|due| u64::try_from(due.ms().saturating_sub(now.ms())).ok()).map(Duration::from_millis);
         Instant::now() + wait.map_or(IDLE, |wait| wait.min(IDLE))
     }

@@ -4,7 +4,6 @@
 //! refused send never reaches a token. Floor 7.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -15,7 +14,7 @@ use crate::config::{Limits, ProvidersSection};
 use crate::credentials::{self, CredentialLease};
 use crate::crypto::sha256;
 use crate::domain::clock::Clock;
-use crate::domain::ids::{DecisionId, InstallationId, MessageId, RequestId, SessionId};
+use crate::domain::ids::{InstallationId, MessageId, RequestId, SessionId};
 use crate::domain::installation::{Installation, InstallationStatus};
 use crate::domain::message::{OutboundMessage, SendReceipt};
 use crate::domain::reason::{Failure, ReasonCode, Stop};
@@ -108,7 +107,7 @@ impl From<Stop> for Ended {
 /// What is known of a send so far; everything in it goes into its record.
 #[derive(Default)]
 struct Trail {
-    decisions: Vec<(DecisionId, Arc<Decision>)>,
+    decisions: Vec<Arc<Decision>>,
     installation: Option<Arc<Kept<Installation>>>,
     session: Option<SessionId>,
     conversation: Option<String>,
@@ -172,10 +171,9 @@ impl Egress {
             })?;
         self.enter(&policy, &directory, &installation.item, trail)?;
         let selection = credentials::select(&policy, &directory, &destination, allow_fallback);
-        let now = self.clock.now();
         for decision in selection.decisions {
             self.metrics.decision(decision.action, decision.allowed, decision.code, 0.0);
-            trail.decisions.push((DecisionId::fresh(now), decision));
+            trail.decisions.push(decision);
         }
         let lease = selection.outcome?;
         trail.credential = Some((lease.credential().to_owned(), lease.owner()));
@@ -240,7 +238,7 @@ impl Egress {
             Err(denied) => denied.decision.clone(),
         };
         self.metrics.decision(decision.action, decision.allowed, decision.code, 0.0);
-        trail.decisions.push((DecisionId::fresh(self.clock.now()), decision));
+        trail.decisions.push(decision);
         answer.map_err(|denied| Stop::Refused(denied.refusal).into())
     }
 
@@ -294,8 +292,7 @@ impl Egress {
             org: Some(installation.org.clone()),
             outcome: "done",
             code: Some(ReasonCode::EgressCredentialInvalid),
-            policies: Arc::new([]),
-            version: None,
+            decision: None,
             request: None,
             detail: None,
         };
@@ -313,7 +310,6 @@ impl Egress {
         trail: Trail,
         result: Result<Receipt, Ended>,
     ) -> SendAnswer {
-        let began = Instant::now();
         let installation = trail.installation.as_ref().map(|i| &i.item);
         let owner = trail.credential.as_ref().map_or("none", |(_, owner)| owner);
         let (state, answer, code) = match &result {
@@ -325,7 +321,7 @@ impl Egress {
                     "credential": trail.credential.as_ref().map(|(id, owner)| json!({"id": id, "owner": owner})),
                     "fallback": trail.fallback,
                     "provider_message_id": receipt.provider_message_id,
-                    "decision": trail.decisions.last().map(|(id, _)| id),
+                    "decision": null,
                 });
                 ("sent", SendAnswer { status: 200, body, retry_after_s: None }, None)
             }
@@ -345,7 +341,6 @@ impl Egress {
             let outcome = if result.is_ok() { "sent" } else { state };
             self.metrics.send(installation.provider, owner, outcome, code);
         }
-        let last = trail.decisions.last().map(|(_, d)| d.clone());
         let audit = AuditRecord {
             at: self.clock.now(),
             actor: format!("agent:{}", principal.agent().id),
@@ -354,8 +349,7 @@ impl Egress {
             org: installation.map(|i| i.org.clone()),
             outcome: if result.is_ok() { "done" } else { "refused" },
             code,
-            policies: last.as_ref().map_or_else(|| Arc::new([]) as Arc<[String]>, |d| d.policies.clone()),
-            version: last.map(|d| d.version.clone()),
+            decision: trail.decisions.last().cloned(),
             request: Some(request.clone()),
             detail: Some(
                 json!({"installation": installation.map(|i| &i.id), "credential": trail.credential.as_ref().map(|(id, _)| id), "fallback": trail.fallback})
@@ -380,12 +374,14 @@ impl Egress {
             decisions: trail.decisions,
             audit,
         };
-        if let Err(error) = self.store.finish_send(finished).await {
-            // The message is out (or was refused); only its record is missing. The caller must hear the truth.
-            tracing::error!(request = %request, error = %error, "a send could not be recorded");
+        match self.store.finish_send(finished).await {
+            Ok(body) => SendAnswer { body, ..answer },
+            Err(error) => {
+                // The message is out (or was refused); only its record is missing. The caller must hear the truth.
+                tracing::error!(request = %request, error = %error, "a send could not be recorded");
+                answer
+            }
         }
-        tracing::debug!(took_us = began.elapsed().as_micros() as u64, "send recorded");
-        answer
     }
 }
 

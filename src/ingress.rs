@@ -14,7 +14,7 @@ use http::Method;
 use crate::authn::webhook::{Binding, Identified, Proved, Said, Verified, identify};
 use crate::crypto::sha256;
 use crate::domain::clock::Clock;
-use crate::domain::ids::{DeliveryId, EventId, OrgId};
+use crate::domain::ids::{EventId, OrgId};
 use crate::domain::installation::AppProfile;
 use crate::domain::reason::{ReasonCode, Refusal, Stop};
 use crate::domain::record::{Decision, RefusalRecord};
@@ -112,13 +112,13 @@ impl Ingress {
         };
         let mut draft = Draft::new(head, body, profile);
         match said {
-            Err(code) => draft.refuse(Refusal::of(code), None, None),
+            Err(code) => draft.refuse(code, None, None),
             Ok(bindings) => {
                 let policy = self.engine.pin();
                 for binding in bindings {
                     match binding {
                         Binding::Bound(verified) => self.decide(&policy, directory, verified, &mut draft)?,
-                        Binding::Refused(code) if code.status() == 200 => draft.refuse(Refusal::of(code), None, None),
+                        Binding::Refused(code) if code.status() == 200 => draft.refuse(code, None, None),
                         Binding::Refused(code) => return Err(code.into()),
                     }
                 }
@@ -228,8 +228,7 @@ impl Ingress {
             org: org_of(profile),
             outcome: "done",
             code: None,
-            policies: Arc::new([]),
-            version: None,
+            decision: None,
             request: Some(head.request_id.clone()),
             detail: None,
         };
@@ -286,28 +285,29 @@ impl<'a> Draft<'a> {
         Self { head, profile, body, request }
     }
 
-    fn refuse(&mut self, refusal: Refusal, installation: Option<&crate::domain::installation::Installation>, digest_of: Option<&Bytes>) {
+    /// Records a refusal: of the whole body, or of one event of one installation.
+    fn refuse(&mut self, code: ReasonCode, of: Option<&Verified>, decision: Option<Arc<Decision>>) {
+        let installation = of.map(|v| v.sender().installation());
+        let bytes = of.map_or(self.body, |v| &v.event().raw);
         self.request.refusals.push(RefusalRecord {
             at: self.head.received,
             provider: self.profile.provider,
             profile: self.profile.id.clone(),
             installation: installation.map(|i| i.id.clone()),
             org: installation.map(|i| i.org.clone()).or_else(|| org_of(self.profile)),
-            code: refusal.code,
-            policies: refusal.policies,
-            version: refusal.version,
-            digest: sha256(digest_of.unwrap_or(self.body)),
-            excerpt: shows_payload(refusal.code).then(|| excerpt(self.body)),
+            code,
+            decision,
+            digest: sha256(bytes),
+            excerpt: shows_payload(code).then(|| excerpt(self.body)),
             request: self.head.request_id.clone(),
         });
     }
 
     fn deny(&mut self, refusal: Refusal, verified: &Verified, decision: Option<Arc<Decision>>) {
-        let installation = verified.sender().installation();
-        if let Some(decision) = decision {
-            self.request.denials.push((Some(installation.org.clone()), decision));
+        if let Some(decision) = &decision {
+            self.request.denials.push((Some(verified.sender().installation().org.clone()), decision.clone()));
         }
-        self.refuse(refusal, Some(installation), Some(&verified.event().raw));
+        self.refuse(refusal.code, Some(verified), decision);
     }
 
     fn event(&mut self, routed: Routed, entered: Option<Arc<Decision>>) {
@@ -328,7 +328,6 @@ impl<'a> Draft<'a> {
         );
         self.request.events.push(NewEvent {
             id: EventId::fresh(now),
-            delivery: DeliveryId::fresh(now),
             org: installation.org.clone(),
             provider: installation.provider,
             mode: sender.mode(),

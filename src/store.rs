@@ -4,13 +4,14 @@
 //! opens a secret. Floor 2. The callers see use cases only, so that PostgreSQL joins without touching them.
 
 pub mod directory;
+mod outbox;
 mod queries;
 mod read;
 mod sqlite;
 mod writer;
 
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use serde_json::Value as Json;
 use sqlx::SqlitePool;
@@ -19,13 +20,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::config::{Limits, RolloutSection};
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::delivery::{Attempt, Claimed, Settled};
-use crate::domain::ids::{AgentId, DecisionId, DeliveryId, EventId, InstallationId, MessageId, OrgId, ProfileId, RequestId, SessionId};
+use crate::domain::ids::{AgentId, DeliveryId, EventId, InstallationId, MessageId, OrgId, ProfileId, RequestId, SessionId};
 use crate::domain::installation::{Agent, AppProfile, Binding, Installation, Mode, Org, ProviderKind};
 use crate::domain::message::{EventKind, Normal};
 use crate::domain::reason::{Failure, ReasonCode};
 use crate::domain::record::{AuditRecord, Decision, RefusalRecord};
 use crate::domain::session::SessionKey;
 use directory::Directory;
+use outbox::Outbox;
 
 /// Why the store did not do it.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -84,8 +86,6 @@ impl From<StoreError> for Failure {
 pub struct NewEvent {
     /// Its identifier.
     pub id: EventId,
-    /// Its delivery's.
-    pub delivery: DeliveryId,
     /// The org.
     pub org: OrgId,
     /// The provider.
@@ -303,8 +303,8 @@ pub struct FinishedSend {
     pub provider_message_id: Option<String>,
     /// Why not.
     pub code: Option<ReasonCode>,
-    /// Every decision, with the id it is kept under.
-    pub decisions: Vec<(DecisionId, Arc<Decision>)>,
+    /// Every decision, in the order they were asked.
+    pub decisions: Vec<Arc<Decision>>,
     /// The audit line.
     pub audit: AuditRecord,
 }
@@ -399,6 +399,7 @@ struct Inner {
     readers: SqlitePool,
     jobs: mpsc::Sender<writer::Job>,
     directory: RwLock<Arc<Directory>>,
+    outbox: Arc<Mutex<Outbox>>,
     committed: watch::Receiver<u64>,
     writer: std::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
     // Held for as long as the store is open: a second process must not write the same file.
@@ -417,10 +418,13 @@ impl Store {
     /// # Errors
     /// `store.locked`, `store.schema_newer`, `store.durability_weak`, `store.corrupt`, `config.invalid`.
     pub async fn open(url: &str, limits: &Limits, rollout: &RolloutSection, clock: &Clock) -> Result<Self, StoreError> {
-        let opened = sqlite::open(url).await?;
+        let mut opened = sqlite::open(url).await?;
         sqlite::seed_flags(&opened.readers, rollout, clock.now()).await?;
         let directory = read::directory(&opened.readers).await?;
         let (committing, committed) = watch::channel(0);
+        let outbox = Arc::new(Mutex::new(Outbox::default()));
+        let open = queries::open_deliveries(&mut opened.writer).await?;
+        lock(&outbox).rebuild(open);
         let (jobs, queue) = mpsc::channel(limits.queue_max);
         let writer = tokio::spawn(writer::run(
             queue,
@@ -431,12 +435,14 @@ impl Store {
                 age_ms: i64::from(limits.session_age_days) * 86_400_000,
             },
             committing,
+            outbox.clone(),
         ));
         tokio::spawn(sqlite::checkpoints(opened.checkpointer, committed.clone()));
         Ok(Self(Arc::new(Inner {
             readers: opened.readers,
             jobs,
             directory: RwLock::new(Arc::new(directory)),
+            outbox,
             committed,
             writer: std::sync::Mutex::new(Some(writer)),
             _lock: opened.lock,
@@ -510,25 +516,18 @@ impl Store {
     /// # Errors
     /// When they could not be committed.
     pub async fn audit(&self, records: Vec<AuditRecord>) -> Result<(), StoreError> {
-        self.task(move |conn| Box::pin(async move { queries::insert_audit(conn, &records).await })).await
+        self.task(move |conn| Box::pin(async move { queries::audit(conn, &records).await })).await
     }
 
     /// Keeps decisions that belong to no event and no send.
     ///
     /// # Errors
     /// When they could not be committed.
-    pub async fn keep_decision(
-        &self,
-        id: DecisionId,
-        decision: Arc<Decision>,
-        subject: String,
-        request: RequestId,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
+    pub async fn keep_decision(&self, decision: Arc<Decision>, subject: String, now: Timestamp) -> Result<(), StoreError> {
         self.task(move |conn| {
             Box::pin(async move {
-                let row = queries::DecisionRow { id, at: now, org: None, subject, decision, request };
-                queries::insert_decisions(conn, &[row]).await
+                let verdict = queries::verdict(conn, &decision).await?;
+                queries::insert_decisions(conn, &[queries::DecisionRow { at: now, org: None, subject, verdict }]).await.map(|_| ())
             })
         })
         .await
@@ -540,16 +539,29 @@ impl Store {
     /// # Errors
     /// When the database does not answer.
     pub async fn claim_deliveries(&self, limit: usize, lease_ms: i64, now: Timestamp) -> Result<Vec<Claimed>, StoreError> {
-        self.task_that(writer::Wake::No, move |conn| Box::pin(async move { queries::claim(conn, limit, lease_ms, now).await })).await
+        let outbox = self.0.outbox.clone();
+        self.task_that(writer::Wake::No, move |conn| {
+            Box::pin(async move {
+                let paused = queries::paused_agents(conn).await?;
+                let until = now.plus_ms(lease_ms);
+                let due = {
+                    let mut outbox = lock(&outbox);
+                    if outbox.is_stale() {
+                        return Err(StoreError::Unavailable("the outbox is being read anew".into()));
+                    }
+                    outbox.claim(limit, now.ms(), until.ms(), &paused)
+                };
+                if due.is_empty() { Ok(Vec::new()) } else { queries::lease(conn, &due, until).await }
+            })
+        })
+        .await
     }
 
     /// The earliest time after `now` at which a delivery becomes due or a lease runs out, where there is one. What was due
     /// before and is still open waits for something else: its session's head, its agent, its lease.
     ///
-    /// # Errors
-    /// When the database does not answer.
-    pub async fn next_due(&self, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
-        read::next_due(&self.0.readers, now).await
+    pub fn next_due(&self, now: Timestamp) -> Option<Timestamp> {
+        lock(&self.0.outbox).next_after(now.ms()).map(Timestamp::from_ms)
     }
 
     /// Settles a claimed delivery. `false` when the lease moved on: then nothing was changed.
@@ -559,7 +571,23 @@ impl Store {
     pub async fn settle_delivery(&self, claimed: &Claimed, settled: Settled, attempt: Attempt, now: Timestamp) -> Result<bool, StoreError> {
         let claimed = claimed.clone();
         let gone = settled == Settled::AgentGone;
-        let held = self.task(move |conn| Box::pin(async move { queries::settle(conn, &claimed, &settled, &attempt, now).await })).await?;
+        let outbox = self.0.outbox.clone();
+        let held = self
+            .task(move |conn| {
+                Box::pin(async move {
+                    let held = queries::settle(conn, &claimed, &settled, &attempt, now).await?;
+                    let again = match settled {
+                        Settled::RetryAt(at) => Some(at.ms()),
+                        Settled::AgentGone => Some(now.ms()),
+                        Settled::Delivered | Settled::Dead(_) => None,
+                    };
+                    if held && let Some(seq) = claimed.id.number() {
+                        lock(&outbox).settle(claimed.session.as_str(), claimed.agent.as_str(), seq, again);
+                    }
+                    Ok(held)
+                })
+            })
+            .await?;
         if gone {
             self.reload().await?;
         }
@@ -571,7 +599,20 @@ impl Store {
     /// # Errors
     /// When it could not be committed.
     pub async fn release_leases(&self, claimed: Vec<Claimed>) -> Result<(), StoreError> {
-        self.task(move |conn| Box::pin(async move { queries::release(conn, &claimed).await })).await
+        let outbox = self.0.outbox.clone();
+        self.task(move |conn| {
+            Box::pin(async move {
+                queries::release(conn, &claimed).await?;
+                let mut outbox = lock(&outbox);
+                for c in &claimed {
+                    if let Some(seq) = c.id.number() {
+                        outbox.settle(c.session.as_str(), c.agent.as_str(), seq, Some(0));
+                    }
+                }
+                Ok(())
+            })
+        })
+        .await
     }
 
     /// Makes a settled or dead delivery due again.
@@ -579,7 +620,20 @@ impl Store {
     /// # Errors
     /// When it could not be committed.
     pub async fn replay_delivery(&self, id: DeliveryId, audit: AuditRecord, now: Timestamp) -> Result<Option<bool>, StoreError> {
-        self.task(move |conn| Box::pin(async move { queries::replay(conn, &id, &audit, now).await })).await
+        let outbox = self.0.outbox.clone();
+        self.task(move |conn| {
+            Box::pin(async move {
+                let replayed = queries::replay(conn, &id, &audit, now).await?;
+                Ok(replayed.map(|open| match open {
+                    Some(row) => {
+                        lock(&outbox).push(&row.session, &row.agent, row.seq, row.at_ms);
+                        true
+                    }
+                    None => false,
+                }))
+            })
+        })
+        .await
     }
 
     /// What a delivery says.
@@ -606,11 +660,12 @@ impl Store {
         self.task(move |conn| Box::pin(async move { queries::begin_send(conn, &send).await })).await
     }
 
-    /// Keeps how a send ended, with its decisions and its audit line.
+    /// Keeps how a send ended, with its decisions and its audit line. The answer comes back with the id of its last decision
+    /// as `decision`, where it has that field.
     ///
     /// # Errors
     /// When it could not be committed.
-    pub async fn finish_send(&self, send: FinishedSend) -> Result<(), StoreError> {
+    pub async fn finish_send(&self, send: FinishedSend) -> Result<Json, StoreError> {
         self.task(move |conn| Box::pin(async move { queries::finish_send(conn, &send).await })).await
     }
 
@@ -655,12 +710,17 @@ impl Store {
         read::journey(&self.0.readers, event).await
     }
 
-    /// Numbers for health and metrics: open deliveries and dead letters.
+    /// Open deliveries.
+    pub fn queue_depth(&self) -> usize {
+        lock(&self.0.outbox).len()
+    }
+
+    /// Whether the database answers.
     ///
     /// # Errors
-    /// When the database does not answer.
-    pub async fn queue_depth(&self) -> Result<i64, StoreError> {
-        read::queue_depth(&self.0.readers).await
+    /// When it does not.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        read::ping(&self.0.readers).await
     }
 
     /// Finishes what is queued, checkpoints and closes.
@@ -680,6 +740,10 @@ impl Store {
     pub fn file_of(url: &str) -> Option<&Path> {
         sqlite::file_of(url)
     }
+}
+
+fn lock(outbox: &Mutex<Outbox>) -> std::sync::MutexGuard<'_, Outbox> {
+    outbox.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn queue_error<T>(error: mpsc::error::TrySendError<T>) -> StoreError {

@@ -37,57 +37,59 @@ CREATE TABLE sessions (
 );
 CREATE UNIQUE INDEX sessions_active ON sessions (key) WHERE status = 'active';
 
--- Ordered by the provider's id first: those mostly grow, so inserts stay at the end of the tree.
+-- The key's last part, the provider's own id, stands first: those mostly grow, so inserts stay at the end of the tree.
 CREATE TABLE dedupe (
   key TEXT NOT NULL, installation TEXT NOT NULL, event TEXT NOT NULL, expires_ms BIGINT NOT NULL,
   PRIMARY KEY (key, installation)
 ) WITHOUT ROWID;
 
+-- What is asked for stands in columns, the rest of what is known in `meta_json`: every column of every row is bound by itself.
 CREATE TABLE events (
-  seq INTEGER PRIMARY KEY, id TEXT NOT NULL, received_ms BIGINT NOT NULL, org TEXT NOT NULL, provider TEXT NOT NULL, mode TEXT NOT NULL,
-  profile TEXT NOT NULL, installation TEXT NOT NULL, agent TEXT NOT NULL, binding TEXT NOT NULL, session TEXT NOT NULL,
-  session_new BIGINT NOT NULL, kind TEXT NOT NULL, type TEXT NOT NULL, provider_event_id TEXT NOT NULL, provider_event_type TEXT NOT NULL,
-  principal TEXT NOT NULL, verified_with TEXT NOT NULL, normal_json TEXT NOT NULL, raw BLOB NOT NULL, media_type TEXT NOT NULL,
-  request TEXT NOT NULL
+  seq INTEGER PRIMARY KEY, id TEXT NOT NULL, received_ms BIGINT NOT NULL, org TEXT NOT NULL, installation TEXT NOT NULL,
+  agent TEXT NOT NULL, session TEXT NOT NULL, kind TEXT NOT NULL, provider_event_id TEXT NOT NULL, decision_first BIGINT NOT NULL,
+  decision_count BIGINT NOT NULL, meta_json TEXT NOT NULL, normal_json TEXT NOT NULL, raw BLOB NOT NULL
 );
 CREATE UNIQUE INDEX events_id ON events (id);
 
+-- A delivery has its event's number: finding one from the other costs no index.
 CREATE TABLE deliveries (
-  seq INTEGER PRIMARY KEY, id TEXT NOT NULL, event TEXT NOT NULL, org TEXT NOT NULL, agent TEXT NOT NULL, session TEXT NOT NULL,
-  created_ms BIGINT NOT NULL, due_ms BIGINT NOT NULL, attempt BIGINT NOT NULL, lease BIGINT NOT NULL, lease_until_ms BIGINT,
-  settled_ms BIGINT, state TEXT NOT NULL, code TEXT
+  seq INTEGER PRIMARY KEY, event TEXT NOT NULL, org TEXT NOT NULL, agent TEXT NOT NULL, session TEXT NOT NULL,
+  created_ms BIGINT NOT NULL, due_ms BIGINT NOT NULL, attempt BIGINT NOT NULL DEFAULT 0, lease BIGINT NOT NULL DEFAULT 0,
+  lease_until_ms BIGINT, settled_ms BIGINT, state TEXT NOT NULL DEFAULT 'pending', code TEXT
 );
-CREATE UNIQUE INDEX deliveries_id ON deliveries (id);
-CREATE INDEX deliveries_open ON deliveries (session, seq) WHERE settled_ms IS NULL;
--- What a claim walks, oldest first, until it has enough.
-CREATE INDEX deliveries_queue ON deliveries (seq) WHERE settled_ms IS NULL;
+-- What a start reads; which of them are due is kept in memory.
+CREATE INDEX deliveries_open ON deliveries (seq) WHERE settled_ms IS NULL;
 
 CREATE TABLE attempts (
-  delivery TEXT NOT NULL, number BIGINT NOT NULL, at_ms BIGINT NOT NULL, took_ms BIGINT NOT NULL, status BIGINT, code TEXT,
+  delivery BIGINT NOT NULL, number BIGINT NOT NULL, at_ms BIGINT NOT NULL, took_ms BIGINT NOT NULL, status BIGINT, code TEXT,
   PRIMARY KEY (delivery, number)
 ) WITHOUT ROWID;
 
-CREATE TABLE decisions (
-  seq INTEGER PRIMARY KEY, id TEXT NOT NULL, at_ms BIGINT NOT NULL, org TEXT, subject TEXT NOT NULL, action TEXT NOT NULL,
-  principal TEXT NOT NULL, resource TEXT NOT NULL, facts_json TEXT NOT NULL, allowed BIGINT NOT NULL, code TEXT,
-  policies_json TEXT NOT NULL, version TEXT NOT NULL, request TEXT NOT NULL
+-- A question with everything that could be read for it, and its answer, once however often it is asked: under load the same
+-- few recur, and with their facts in every row they would be most of what is written.
+CREATE TABLE verdicts (
+  seq INTEGER PRIMARY KEY, digest TEXT NOT NULL UNIQUE, action TEXT NOT NULL, principal TEXT NOT NULL, resource TEXT NOT NULL,
+  facts_json TEXT NOT NULL, allowed BIGINT NOT NULL, code TEXT, policies_json TEXT NOT NULL, version TEXT NOT NULL
 );
+
+-- Each time it was asked. Those of one event or send stand in a row, in the order they were asked.
+CREATE TABLE decisions (seq INTEGER PRIMARY KEY, at_ms BIGINT NOT NULL, org TEXT, subject TEXT NOT NULL, verdict BIGINT NOT NULL);
 
 CREATE TABLE refusals (
   seq INTEGER PRIMARY KEY, at_ms BIGINT NOT NULL, provider TEXT NOT NULL, profile TEXT NOT NULL, installation TEXT, org TEXT,
-  code TEXT NOT NULL, policies_json TEXT NOT NULL, version TEXT, digest TEXT NOT NULL, excerpt TEXT, request TEXT NOT NULL
+  code TEXT NOT NULL, verdict BIGINT, digest TEXT NOT NULL, excerpt TEXT, request TEXT NOT NULL
 );
 
 CREATE TABLE audit (
   seq INTEGER PRIMARY KEY, at_ms BIGINT NOT NULL, actor TEXT NOT NULL, action TEXT NOT NULL, target TEXT NOT NULL, org TEXT,
-  outcome TEXT NOT NULL, code TEXT, policies_json TEXT NOT NULL, version TEXT, request TEXT, detail_json TEXT
+  outcome TEXT NOT NULL, code TEXT, verdict BIGINT, request TEXT, detail_json TEXT
 );
 
 -- What agents sent: the idempotency record and the receipt in one.
 CREATE TABLE sends (
   seq INTEGER PRIMARY KEY, id TEXT NOT NULL, agent TEXT NOT NULL, key TEXT NOT NULL, digest TEXT NOT NULL, state TEXT NOT NULL,
   status BIGINT, answer_json TEXT, org TEXT, installation TEXT, session TEXT, conversation TEXT, credential TEXT, owner TEXT,
-  fallback BIGINT NOT NULL, provider_message_id TEXT, code TEXT, decision TEXT, created_ms BIGINT NOT NULL, finished_ms BIGINT
+  fallback BIGINT NOT NULL, provider_message_id TEXT, code TEXT, decision_first BIGINT, decision_count BIGINT, created_ms BIGINT NOT NULL, finished_ms BIGINT
 );
 CREATE UNIQUE INDEX sends_id ON sends (id);
 CREATE UNIQUE INDEX sends_key ON sends (agent, key);

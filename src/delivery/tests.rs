@@ -165,12 +165,12 @@ async fn an_event_that_takes_workers_down_is_a_dead_letter_in_the_end() {
     let (endpoint, mut seen) = agent(Box::new(|_| Answer::Status(200))).await;
     bed.declare("support", &endpoint, AgentStatus::Active).await;
     bed.accept("support", "A", "poison").await;
-    bed.accept("support", "B", "b1").await;
     for attempt in 1..=2 {
         let claimed = bed.store.claim_deliveries(1, LEASE_MS, bed.clock.now()).await.unwrap();
         assert_eq!(claimed[0].attempt, attempt);
         bed.clock.advance_ms(LEASE_MS);
     }
+    bed.accept("support", "B", "b1").await;
     let (_stop, _task) = run(bed.courier(&[0, 5], 2));
     assert_eq!(bed.next_sorted(2).await, [won("b1", 1, "delivered"), won("poison", 3, "dead")]);
     assert_eq!((soon(seen.recv()).await.map(|s| s.text), seen.try_recv().is_err()), (Some("b1".into()), true));
@@ -284,5 +284,5 @@ async fn a_claim_does_not_wake_its_claimer() {
     // What waits for its lease is a time to look again; what waits for its session's head is not.
     bed.accept("support", "A", "a2").await;
     assert_eq!(bed.store.claim_deliveries(9, LEASE_MS, START).await.unwrap().len(), 1);
-    assert_eq!(bed.store.next_due(START).await.unwrap(), Some(START.plus_ms(LEASE_MS)));
+    assert_eq!(bed.store.next_due(START), Some(START.plus_ms(LEASE_MS)));
 }

@@ -90,6 +90,16 @@ macro_rules! ours {
                 Self(format!(concat!($prefix, "{}"), ulid_at(now)).into())
             }
 
+            /// The one of a store's row, by the row's number.
+            pub fn numbered(number: i64) -> Self {
+                Self(format!(concat!($prefix, "{}"), number).into())
+            }
+
+            /// The row's number, where it is such a one.
+            pub fn number(&self) -> Option<i64> {
+                self.0.strip_prefix($prefix)?.parse().ok()
+            }
+
             /// Takes text that carries the prefix; nothing else about it is believed.
             pub fn parse(text: &str) -> Option<Self> {
                 let rest = text.strip_prefix($prefix)?;
@@ -126,11 +136,8 @@ ours! {
 }
 
 fn ulid_at(now: Timestamp) -> ulid::Ulid {
-    let mut random = [0u8; 16];
-    // The system's generator answers or the machine is not fit to run a gateway; an id of zeros would still be caught by
-    // the store's unique key.
-    let _ = getrandom::fill(&mut random);
-    ulid::Ulid::from_parts(u64::try_from(now.ms()).unwrap_or(0), u128::from_le_bytes(random))
+    // The thread's generator is seeded by the system and costs no call to it.
+    ulid::Ulid::from_parts(u64::try_from(now.ms()).unwrap_or(0), rand::random())
 }
 
 #[cfg(test)]

@@ -138,8 +138,10 @@ pub struct AppProfile {
 }
 
 /// The provider's account that an installation lives in. What the verified body names must equal it.
+///
+/// Read back by its fields: without `deny_unknown_fields` every account would be a Slack one that names nothing.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, deny_unknown_fields)]
 pub enum ExternalAccount {
     /// A Slack workspace, or a whole Enterprise Grid where only `enterprise_id` is given.
     Slack {
@@ -341,4 +343,23 @@ pub struct SecretFacts {
     /// When a previous one stops to verify.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_account_is_read_back_as_what_it_was() {
+        for account in [
+            ExternalAccount::Slack { team_id: Some("T1".into()), enterprise_id: None },
+            ExternalAccount::Slack { team_id: None, enterprise_id: Some("E1".into()) },
+            ExternalAccount::Telegram { bot_id: "7000".into(), chats: vec![] },
+            ExternalAccount::Telegram { bot_id: "7000".into(), chats: vec!["-1".into()] },
+            ExternalAccount::WhatsApp { waba_id: "1".into(), phone_number_id: "2".into() },
+        ] {
+            let text = serde_json::to_string(&account).unwrap();
+            assert_eq!(serde_json::from_str::<ExternalAccount>(&text).unwrap(), account, "{text}");
+        }
+    }
 }

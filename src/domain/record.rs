@@ -47,10 +47,8 @@ pub struct AuditRecord {
     pub outcome: &'static str,
     /// Why, where it was refused.
     pub code: Option<ReasonCode>,
-    /// The policies that decided.
-    pub policies: Arc<[String]>,
-    /// The policy set.
-    pub version: Option<Arc<str>>,
+    /// What the policies said, where they were asked.
+    pub decision: Option<Arc<Decision>>,
     /// The request.
     pub request: Option<RequestId>,
     /// More, as JSON text; ids and words only.
@@ -72,10 +70,8 @@ pub struct RefusalRecord {
     pub org: Option<OrgId>,
     /// Why.
     pub code: ReasonCode,
-    /// The policies that said so.
-    pub policies: Arc<[String]>,
-    /// The policy set.
-    pub version: Option<Arc<str>>,
+    /// What the policies said, where they were asked.
+    pub decision: Option<Arc<Decision>>,
     /// SHA-256 of the body.
     pub digest: [u8; 32],
     /// The body's first bytes, where they help an operator and cannot be another tenant's message.

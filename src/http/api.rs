@@ -54,7 +54,7 @@ pub(super) async fn healthz() -> Json<Value> {
 
 /// Ready: the store answers and the process is not draining.
 pub(super) async fn readyz(State(rooms): State<Arc<Rooms>>) -> Response {
-    let store = rooms.store.queue_depth().await;
+    let store = rooms.store.ping().await;
     let draining = *rooms.draining.borrow();
     let ready = store.is_ok() && !draining;
     let policy = rooms.engine.pin();
@@ -69,7 +69,7 @@ pub(super) async fn readyz(State(rooms): State<Arc<Rooms>>) -> Response {
 }
 
 pub(super) async fn metrics(State(rooms): State<Arc<Rooms>>) -> Response {
-    let depth = rooms.store.queue_depth().await.unwrap_or(-1);
+    let depth = i64::try_from(rooms.store.queue_depth()).unwrap_or(i64::MAX);
     ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], rooms.metrics.encode(depth)).into_response()
 }
 

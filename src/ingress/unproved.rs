@@ -38,8 +38,7 @@ impl Unproved {
                 org: None,
                 outcome: "refused",
                 code: Some(code),
-                policies: Arc::new([]),
-                version: None,
+                decision: None,
                 request: None,
                 detail: Some(serde_json::json!({"provider": provider, "count": count}).to_string()),
             })

@@ -1,6 +1,7 @@
 //! Every statement that writes, once. Rows of one kind go in by many at a time: a statement costs a walk to SQLite's
 //! thread and back.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 use sqlx::query::Query;
@@ -8,11 +9,13 @@ use sqlx::sqlite::SqliteArguments;
 use sqlx::{AssertSqlSafe, Row, Sqlite, SqliteConnection};
 
 use super::directory::{bot_owner, claims};
+use super::outbox::Open;
 use super::writer::failed;
 use super::{AcceptRequest, Change, FinishedSend, NewEvent, NewSend, Resource, SecretPut, SendStart, StoreError};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Attempt, Claimed, Settled};
-use crate::domain::ids::{AgentId, DecisionId, DeliveryId, EventId, OrgId, RequestId, SessionId};
+use crate::domain::ids::{AgentId, DecisionId, DeliveryId, EventId, OrgId, SessionId};
+use crate::domain::installation::ProviderKind;
 use crate::domain::record::{AuditRecord, Decision, RefusalRecord};
 
 pub(super) const SEED_FLAG: &str = "INSERT INTO flags (name, enabled, stage, canary, reason, changed_by, changed_ms, version) \
@@ -26,15 +29,25 @@ pub(super) struct EventRow<'a> {
     pub event: &'a NewEvent,
     pub session: SessionId,
     pub session_new: bool,
+    /// The number of its first decision; the others follow it.
+    pub decision_first: i64,
 }
 
 pub(super) struct DecisionRow {
-    pub id: DecisionId,
     pub at: Timestamp,
     pub org: Option<OrgId>,
     pub subject: String,
-    pub decision: std::sync::Arc<Decision>,
-    pub request: RequestId,
+    pub verdict: i64,
+}
+
+pub(super) struct AuditRow<'a> {
+    pub record: &'a AuditRecord,
+    pub verdict: Option<i64>,
+}
+
+pub(super) struct RefusalRow<'a> {
+    pub record: &'a RefusalRecord,
+    pub verdict: Option<i64>,
 }
 
 pub(super) struct SessionRow<'a> {
@@ -46,23 +59,18 @@ pub(super) struct SessionRow<'a> {
 
 type Bound<'q> = Query<'q, Sqlite, SqliteArguments>;
 
-/// Rows per statement, largest first; few sizes, so that each statement is prepared once.
-const CHUNKS: [usize; 4] = [64, 16, 4, 1];
+/// Rows per statement at most. Each smaller number is a statement of its own, prepared once and kept: with the size of a
+/// batch rather than with the sizes of its parts, a table costs one walk to SQLite's thread.
+const ROWS_MAX: usize = 64;
 
-/// `head` with `columns` placeholders for each of `rows` rows.
+/// `head` with `columns` placeholders for each of `rows` rows. Nameless ones: SQLite looks a numbered one up among all others.
 fn many(head: &str, columns: usize, rows: usize, tail: &str) -> String {
-    let mut sql = String::with_capacity(head.len() + rows * columns * 5 + tail.len());
+    let mut sql = String::with_capacity(head.len() + rows * (columns * 2 + 3) + tail.len());
     sql.push_str(head);
-    let mut n = 0;
     for row in 0..rows {
         sql.push_str(if row == 0 { " (" } else { ",(" });
         for column in 0..columns {
-            n += 1;
-            if column > 0 {
-                sql.push(',');
-            }
-            sql.push('$');
-            sql.push_str(&n.to_string());
+            sql.push_str(if column == 0 { "?" } else { ",?" });
         }
         sql.push(')');
     }
@@ -70,23 +78,22 @@ fn many(head: &str, columns: usize, rows: usize, tail: &str) -> String {
     sql
 }
 
+/// Inserts rows; the number of the first of them.
 async fn insert<'a, T>(
     conn: &mut SqliteConnection,
     head: &str,
     columns: usize,
     rows: &'a [T],
     bind: impl for<'q> Fn(Bound<'q>, &'a T) -> Bound<'q>,
-) -> Result<(), StoreError> {
-    let mut rest = rows;
-    for size in CHUNKS {
-        while let Some((chunk, behind)) = rest.split_at_checked(size) {
-            let sql = many(head, columns, size, "");
-            let query = chunk.iter().fold(sqlx::query(AssertSqlSafe(sql)), &bind);
-            query.execute(&mut *conn).await.map_err(failed)?;
-            rest = behind;
-        }
+) -> Result<i64, StoreError> {
+    let mut last = 0;
+    for chunk in rows.chunks(ROWS_MAX) {
+        let sql = many(head, columns, chunk.len(), "");
+        let query = chunk.iter().fold(sqlx::query(AssertSqlSafe(sql)), &bind);
+        last = query.execute(&mut *conn).await.map_err(failed)?.last_insert_rowid();
     }
-    Ok(())
+    // The first row's number: the one writer numbers rows without gaps.
+    Ok(last - i64::try_from(rows.len()).unwrap_or(0) + 1)
 }
 
 pub(super) async fn run(conn: &mut SqliteConnection, sql: &'static str) -> Result<(), StoreError> {
@@ -100,120 +107,158 @@ pub(super) async fn insert_dedupe(
 ) -> Result<HashSet<String>, StoreError> {
     const HEAD: &str = "INSERT INTO dedupe (key, installation, event, expires_ms) VALUES";
     let mut fresh = HashSet::with_capacity(events.len());
-    let mut rest = events;
-    for size in CHUNKS {
-        while let Some((chunk, behind)) = rest.split_at_checked(size) {
-            let sql = many(HEAD, 4, size, " ON CONFLICT DO NOTHING RETURNING event");
-            let query = chunk.iter().fold(sqlx::query(AssertSqlSafe(sql)), |q, (_, e)| {
-                q.bind(e.dedupe_key.as_str()).bind(e.installation.as_str()).bind(e.id.as_str()).bind(e.dedupe_until.ms())
-            });
-            for row in query.fetch_all(&mut *conn).await.map_err(failed)? {
-                fresh.insert(row.try_get(0).map_err(failed)?);
-            }
-            rest = behind;
+    for chunk in events.chunks(ROWS_MAX) {
+        let sql = many(HEAD, 4, chunk.len(), " ON CONFLICT DO NOTHING RETURNING event");
+        let query = chunk.iter().fold(sqlx::query(AssertSqlSafe(sql)), |q, (_, e)| {
+            q.bind(tail_first(&e.dedupe_key)).bind(e.installation.as_str()).bind(e.id.as_str()).bind(e.dedupe_until.ms())
+        });
+        for row in query.fetch_all(&mut *conn).await.map_err(failed)? {
+            fresh.insert(row.try_get(0).map_err(failed)?);
         }
     }
     Ok(fresh)
 }
 
-pub(super) async fn insert_events(conn: &mut SqliteConnection, rows: &[EventRow<'_>]) -> Result<(), StoreError> {
-    const HEAD: &str = "INSERT INTO events (id, received_ms, org, provider, mode, profile, installation, agent, binding, session, \
-         session_new, kind, type, provider_event_id, provider_event_type, principal, verified_with, normal_json, raw, media_type, \
-         request) VALUES";
-    insert(conn, HEAD, 21, rows, |q, r| {
+/// A dedupe key with its parts turned round: the provider's own id, which grows, before the account, which does not.
+fn tail_first(key: &str) -> String {
+    let mut turned = String::with_capacity(key.len());
+    for part in key.rsplit(':') {
+        if !turned.is_empty() {
+            turned.push(':');
+        }
+        turned.push_str(part);
+    }
+    turned
+}
+
+/// What an event's row knows beside its columns.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+pub(super) struct Meta<'a> {
+    pub provider: ProviderKind,
+    #[serde(borrow)]
+    pub mode: Cow<'a, str>,
+    pub profile: Cow<'a, str>,
+    pub binding: Cow<'a, str>,
+    pub r#type: Cow<'a, str>,
+    pub provider_event_type: Cow<'a, str>,
+    pub principal: Cow<'a, str>,
+    pub verified_with: Cow<'a, str>,
+    pub media_type: Cow<'a, str>,
+    pub session_new: bool,
+    pub request: Cow<'a, str>,
+}
+
+/// Inserts events; the number of the first of them.
+pub(super) async fn insert_events(conn: &mut SqliteConnection, rows: &[EventRow<'_>]) -> Result<i64, StoreError> {
+    const HEAD: &str = "INSERT INTO events (id, received_ms, org, installation, agent, session, kind, provider_event_id, \
+         decision_first, decision_count, meta_json, normal_json, raw) VALUES";
+    insert(conn, HEAD, 13, rows, |q, r| {
         let e = r.event;
+        let meta = Meta {
+            provider: e.provider,
+            mode: e.mode.as_str().into(),
+            profile: e.profile.as_str().into(),
+            binding: e.binding.as_str().into(),
+            r#type: e.kind.cloud_type().into(),
+            provider_event_type: e.provider_event_type.as_str().into(),
+            principal: e.principal.as_str().into(),
+            verified_with: e.verified_with.into(),
+            media_type: e.media_type.into(),
+            session_new: r.session_new,
+            request: r.request.request.as_str().into(),
+        };
         q.bind(e.id.as_str())
             .bind(r.request.received.ms())
             .bind(e.org.as_str())
-            .bind(e.provider.as_str())
-            .bind(e.mode.as_str())
-            .bind(e.profile.as_str())
             .bind(e.installation.as_str())
             .bind(e.agent.as_str())
-            .bind(e.binding.as_str())
             .bind(r.session.as_str())
-            .bind(i64::from(r.session_new))
             .bind(e.kind.as_str())
-            .bind(e.kind.cloud_type())
             .bind(e.provider_event_id.as_str())
-            .bind(e.provider_event_type.as_str())
-            .bind(e.principal.as_str())
-            .bind(e.verified_with)
+            .bind(r.decision_first)
+            .bind(i64::try_from(e.decisions.len()).unwrap_or(0))
+            .bind(serde_json::to_string(&meta).unwrap_or_default())
             .bind(serde_json::to_string(&e.normal).unwrap_or_default())
             .bind(e.raw.to_vec())
-            .bind(e.media_type)
-            .bind(r.request.request.as_str())
     })
     .await
 }
 
-pub(super) async fn insert_deliveries(conn: &mut SqliteConnection, rows: &[EventRow<'_>]) -> Result<(), StoreError> {
-    const HEAD: &str = "INSERT INTO deliveries (id, event, org, agent, session, created_ms, due_ms, attempt, lease, state) VALUES";
-    insert(conn, HEAD, 10, rows, |q, r| {
+/// One delivery an event, under the event's number.
+pub(super) async fn insert_deliveries(conn: &mut SqliteConnection, rows: &[EventRow<'_>], first: i64) -> Result<(), StoreError> {
+    const HEAD: &str = "INSERT INTO deliveries (seq, event, org, agent, session, created_ms, due_ms) VALUES";
+    let numbered: Vec<(i64, &EventRow<'_>)> = (first..).zip(rows).collect();
+    insert(conn, HEAD, 7, &numbered, |q, (seq, r)| {
         let e = r.event;
-        q.bind(e.delivery.as_str())
+        q.bind(*seq)
             .bind(e.id.as_str())
             .bind(e.org.as_str())
             .bind(e.agent.as_str())
             .bind(r.session.as_str())
             .bind(r.request.received.ms())
             .bind(r.request.received.ms())
-            .bind(0)
-            .bind(0)
-            .bind("pending")
     })
     .await
+    .map(|_| ())
 }
 
 fn policies_json(policies: &[String]) -> String {
     serde_json::to_string(policies).unwrap_or_default()
 }
 
-pub(super) async fn insert_decisions(conn: &mut SqliteConnection, rows: &[DecisionRow]) -> Result<(), StoreError> {
-    const HEAD: &str = "INSERT INTO decisions (id, at_ms, org, subject, action, principal, resource, facts_json, allowed, code, \
-         policies_json, version, request) VALUES";
-    insert(conn, HEAD, 13, rows, |q, r| {
-        let d = &r.decision;
-        q.bind(r.id.as_str())
-            .bind(r.at.ms())
-            .bind(r.org.as_ref().map(OrgId::as_str))
-            .bind(r.subject.as_str())
-            .bind(d.action)
-            .bind(d.principal.as_str())
-            .bind(d.resource.as_str())
-            .bind(d.facts.as_str())
-            .bind(i64::from(d.allowed))
-            .bind(d.code.map(|c| c.as_str()))
-            .bind(policies_json(&d.policies))
-            .bind(&*d.version)
-            .bind(r.request.as_str())
-    })
+/// The number of a question and its answer, kept once.
+pub(super) async fn verdict(conn: &mut SqliteConnection, d: &Decision) -> Result<i64, StoreError> {
+    let (policies, code) = (policies_json(&d.policies), d.code.map(|c| c.as_str()));
+    let whole =
+        [d.action, &d.principal, &d.resource, &d.facts, if d.allowed { "1" } else { "0" }, code.unwrap_or(""), &policies, &d.version];
+    let digest = hex::encode(crate::crypto::sha256(whole.join("\0").as_bytes()));
+    sqlx::query(
+        "INSERT INTO verdicts (digest, action, principal, resource, facts_json, allowed, code, policies_json, version) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (digest) DO NOTHING",
+    )
+    .bind(digest.as_str())
+    .bind(d.action)
+    .bind(d.principal.as_str())
+    .bind(d.resource.as_str())
+    .bind(d.facts.as_str())
+    .bind(i64::from(d.allowed))
+    .bind(code)
+    .bind(policies)
+    .bind(&*d.version)
+    .execute(&mut *conn)
     .await
+    .map_err(failed)?;
+    sqlx::query_scalar("SELECT seq FROM verdicts WHERE digest = $1").bind(digest).fetch_one(conn).await.map_err(failed)
 }
 
-pub(super) async fn insert_refusals(conn: &mut SqliteConnection, rows: &[&RefusalRecord]) -> Result<(), StoreError> {
-    const HEAD: &str = "INSERT INTO refusals (at_ms, provider, profile, installation, org, code, policies_json, version, digest, \
-         excerpt, request) VALUES";
-    insert(conn, HEAD, 11, rows, |q, r| {
+/// Inserts decisions; the number of the first of them.
+pub(super) async fn insert_decisions(conn: &mut SqliteConnection, rows: &[DecisionRow]) -> Result<i64, StoreError> {
+    const HEAD: &str = "INSERT INTO decisions (at_ms, org, subject, verdict) VALUES";
+    insert(conn, HEAD, 4, rows, |q, r| q.bind(r.at.ms()).bind(r.org.as_ref().map(OrgId::as_str)).bind(r.subject.as_str()).bind(r.verdict))
+        .await
+}
+
+pub(super) async fn insert_refusals(conn: &mut SqliteConnection, rows: &[RefusalRow<'_>]) -> Result<(), StoreError> {
+    const HEAD: &str = "INSERT INTO refusals (at_ms, provider, profile, installation, org, code, verdict, digest, excerpt, request) VALUES";
+    insert(conn, HEAD, 10, rows, |q, RefusalRow { record: r, verdict }| {
         q.bind(r.at.ms())
             .bind(r.provider.as_str())
             .bind(r.profile.as_str())
             .bind(r.installation.as_ref().map(|i| i.as_str()))
             .bind(r.org.as_ref().map(OrgId::as_str))
             .bind(r.code.as_str())
-            .bind(policies_json(&r.policies))
-            .bind(r.version.as_deref())
+            .bind(*verdict)
             .bind(hex::encode(r.digest))
             .bind(r.excerpt.as_deref())
             .bind(r.request.as_str())
     })
     .await
+    .map(|_| ())
 }
 
-pub(super) async fn insert_audit(conn: &mut SqliteConnection, rows: &[AuditRecord]) -> Result<(), StoreError> {
-    const HEAD: &str = "INSERT INTO audit (at_ms, actor, action, target, org, outcome, code, policies_json, version, request, \
-         detail_json) VALUES";
-    insert(conn, HEAD, 11, rows, |q, r| {
+pub(super) async fn insert_audit(conn: &mut SqliteConnection, rows: &[AuditRow<'_>]) -> Result<(), StoreError> {
+    const HEAD: &str = "INSERT INTO audit (at_ms, actor, action, target, org, outcome, code, verdict, request, detail_json) VALUES";
+    insert(conn, HEAD, 10, rows, |q, AuditRow { record: r, verdict }| {
         q.bind(r.at.ms())
             .bind(r.actor.as_str())
             .bind(r.action)
@@ -221,12 +266,25 @@ pub(super) async fn insert_audit(conn: &mut SqliteConnection, rows: &[AuditRecor
             .bind(r.org.as_ref().map(OrgId::as_str))
             .bind(r.outcome)
             .bind(r.code.map(|c| c.as_str()))
-            .bind(policies_json(&r.policies))
-            .bind(r.version.as_deref())
+            .bind(*verdict)
             .bind(r.request.as_ref().map(|r| r.as_str()))
             .bind(r.detail.as_deref())
     })
     .await
+    .map(|_| ())
+}
+
+/// Writes audit lines with what the policies said.
+pub(super) async fn audit(conn: &mut SqliteConnection, records: &[AuditRecord]) -> Result<(), StoreError> {
+    let mut rows = Vec::with_capacity(records.len());
+    for record in records {
+        let verdict = match &record.decision {
+            Some(decision) => Some(verdict(conn, decision).await?),
+            None => None,
+        };
+        rows.push(AuditRow { record, verdict });
+    }
+    insert_audit(conn, &rows).await
 }
 
 pub(super) async fn active_session(
@@ -279,22 +337,41 @@ pub(super) async fn insert_session(conn: &mut SqliteConnection, row: &SessionRow
     .map_err(failed)
 }
 
-/// Claims the oldest open delivery of each session that is due and not leased. Paused agents' wait; which those are is read
-/// here and not in the directory, which follows a commit a moment later: a moment in which a 410 would be asked for twice.
-pub(super) async fn claim(conn: &mut SqliteConnection, limit: usize, lease_ms: i64, now: Timestamp) -> Result<Vec<Claimed>, StoreError> {
+/// Every open delivery, oldest first.
+pub(super) async fn open_deliveries(conn: &mut SqliteConnection) -> Result<Vec<Open>, StoreError> {
     let rows = sqlx::query(
-        "UPDATE deliveries SET state = 'leased', attempt = attempt + 1, lease = lease + 1, lease_until_ms = $1 + $2 \
-         WHERE seq IN (SELECT d.seq FROM deliveries d INDEXED BY deliveries_queue \
-           WHERE d.settled_ms IS NULL AND d.due_ms <= $1 AND (d.lease_until_ms IS NULL OR d.lease_until_ms <= $1) \
-             AND d.agent NOT IN (SELECT id FROM resources WHERE kind = 'agents' AND json_extract(body, '$.status') = 'paused') \
-             AND NOT EXISTS (SELECT 1 FROM deliveries e INDEXED BY deliveries_open \
-               WHERE e.settled_ms IS NULL AND e.session = d.session AND e.seq < d.seq) \
-           ORDER BY d.seq LIMIT $3) \
-         RETURNING id, event, org, agent, session, lease, attempt",
+        "SELECT seq, session, agent, MAX(due_ms, COALESCE(lease_until_ms, 0)) FROM deliveries INDEXED BY deliveries_open \
+         WHERE settled_ms IS NULL ORDER BY seq",
     )
-    .bind(now.ms())
-    .bind(lease_ms)
-    .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+    .fetch_all(conn)
+    .await
+    .map_err(failed)?;
+    let open = |row: &sqlx::sqlite::SqliteRow| {
+        Ok(Open { seq: row.try_get(0)?, session: row.try_get(1)?, agent: row.try_get(2)?, at_ms: row.try_get(3)? })
+    };
+    rows.iter().map(open).collect::<Result<_, sqlx::Error>>().map_err(failed)
+}
+
+/// Agents that are not sent anything. Read here and not in the directory, which follows a commit a moment later: a moment in
+/// which a 410 would be asked for twice.
+pub(super) async fn paused_agents(conn: &mut SqliteConnection) -> Result<HashSet<String>, StoreError> {
+    let ids: Vec<String> =
+        sqlx::query_scalar("SELECT id FROM resources WHERE kind = 'agents' AND json_extract(body, '$.status') = 'paused'")
+            .fetch_all(conn)
+            .await
+            .map_err(failed)?;
+    Ok(ids.into_iter().collect())
+}
+
+/// Leases these deliveries. The attempt is counted before it begins.
+pub(super) async fn lease(conn: &mut SqliteConnection, seqs: &[i64], lease_until: Timestamp) -> Result<Vec<Claimed>, StoreError> {
+    let rows = sqlx::query(
+        "UPDATE deliveries SET state = 'leased', attempt = attempt + 1, lease = lease + 1, lease_until_ms = $1 \
+         WHERE seq IN (SELECT value FROM json_each($2)) AND settled_ms IS NULL \
+         RETURNING seq, event, org, agent, session, lease, attempt",
+    )
+    .bind(lease_until.ms())
+    .bind(serde_json::to_string(seqs).unwrap_or_default())
     .fetch_all(conn)
     .await
     .map_err(failed)?;
@@ -303,7 +380,7 @@ pub(super) async fn claim(conn: &mut SqliteConnection, limit: usize, lease_ms: i
             let text = |i: usize| row.try_get::<String, _>(i).map_err(failed);
             let odd = |what: &str| StoreError::Corrupt(format!("delivery with a damaged {what}"));
             Ok(Claimed {
-                id: DeliveryId::parse(&text(0)?).ok_or_else(|| odd("id"))?,
+                id: DeliveryId::numbered(row.try_get(0).map_err(failed)?),
                 event: EventId::parse(&text(1)?).ok_or_else(|| odd("event"))?,
                 org: OrgId::parse(&text(2)?).map_err(|_| odd("org"))?,
                 agent: AgentId::parse(&text(3)?).map_err(|_| odd("agent"))?,
@@ -331,9 +408,9 @@ pub(super) async fn settle(
     };
     let changed = sqlx::query(
         "UPDATE deliveries SET state = $3, due_ms = COALESCE($4, due_ms), settled_ms = $5, code = $6, lease_until_ms = NULL \
-         WHERE id = $1 AND lease = $2 AND settled_ms IS NULL",
+         WHERE seq = $1 AND lease = $2 AND settled_ms IS NULL",
     )
-    .bind(claimed.id.as_str())
+    .bind(claimed.id.number())
     .bind(claimed.lease)
     .bind(state)
     .bind(due)
@@ -347,7 +424,7 @@ pub(super) async fn settle(
         return Ok(false);
     }
     sqlx::query("INSERT OR REPLACE INTO attempts (delivery, number, at_ms, took_ms, status, code) VALUES ($1, $2, $3, $4, $5, $6)")
-        .bind(claimed.id.as_str())
+        .bind(claimed.id.number())
         .bind(attempt.number)
         .bind(attempt.at.ms())
         .bind(attempt.took_ms)
@@ -364,13 +441,12 @@ pub(super) async fn settle(
         org: Some(claimed.org.clone()),
         outcome,
         code,
-        policies: std::sync::Arc::new([]),
-        version: None,
+        decision: None,
         request: None,
         detail: None,
     };
     match settled {
-        Settled::Dead(code) => insert_audit(conn, &[line("delivery.dead", claimed.id.as_str(), "refused", Some(*code))]).await?,
+        Settled::Dead(code) => audit(conn, &[line("delivery.dead", claimed.id.as_str(), "refused", Some(*code))]).await?,
         Settled::AgentGone => {
             sqlx::query(
                 "UPDATE resources SET body = json_set(body, '$.status', 'paused'), updated_ms = $2 WHERE kind = 'agents' AND id = $1",
@@ -380,7 +456,7 @@ pub(super) async fn settle(
             .execute(&mut *conn)
             .await
             .map_err(failed)?;
-            insert_audit(conn, &[line("agent.pause", claimed.agent.as_str(), "done", attempt.code)]).await?;
+            audit(conn, &[line("agent.pause", claimed.agent.as_str(), "done", attempt.code)]).await?;
         }
         Settled::Delivered | Settled::RetryAt(_) => {}
     }
@@ -389,8 +465,8 @@ pub(super) async fn settle(
 
 pub(super) async fn release(conn: &mut SqliteConnection, claimed: &[Claimed]) -> Result<(), StoreError> {
     for c in claimed {
-        sqlx::query("UPDATE deliveries SET state = 'pending', lease_until_ms = NULL, attempt = attempt - 1 WHERE id = $1 AND lease = $2 AND settled_ms IS NULL")
-            .bind(c.id.as_str())
+        sqlx::query("UPDATE deliveries SET state = 'pending', lease_until_ms = NULL, attempt = attempt - 1 WHERE seq = $1 AND lease = $2 AND settled_ms IS NULL")
+            .bind(c.id.number())
             .bind(c.lease)
             .execute(&mut *conn)
             .await
@@ -399,33 +475,36 @@ pub(super) async fn release(conn: &mut SqliteConnection, claimed: &[Claimed]) ->
     Ok(())
 }
 
-/// `None` when there is no such delivery, `false` when it is still open.
+/// `None` when there is no such delivery, `Some(None)` when it is still open; else it is open again.
 pub(super) async fn replay(
     conn: &mut SqliteConnection,
     id: &DeliveryId,
-    audit: &AuditRecord,
+    line: &AuditRecord,
     now: Timestamp,
-) -> Result<Option<bool>, StoreError> {
-    let open: Option<bool> = sqlx::query_scalar("SELECT settled_ms IS NULL FROM deliveries WHERE id = $1")
-        .bind(id.as_str())
+) -> Result<Option<Option<Open>>, StoreError> {
+    let Some(seq) = id.number() else { return Ok(None) };
+    let row = sqlx::query("SELECT settled_ms IS NULL, session, agent FROM deliveries WHERE seq = $1")
+        .bind(seq)
         .fetch_optional(&mut *conn)
         .await
         .map_err(failed)?;
-    match open {
-        None => return Ok(None),
-        Some(true) => return Ok(Some(false)),
-        Some(false) => {}
+    let Some(row) = row else { return Ok(None) };
+    if row.try_get(0).map_err(failed)? {
+        return Ok(Some(None));
     }
-    sqlx::query("UPDATE deliveries SET state = 'pending', settled_ms = NULL, due_ms = $2, code = NULL, attempt = 0, lease_until_ms = NULL WHERE id = $1")
-        .bind(id.as_str())
-        .bind(now.ms())
-        .execute(&mut *conn)
-        .await
-        .map_err(failed)?;
-    // A replay counts its attempts anew.
-    sqlx::query("DELETE FROM attempts WHERE delivery = $1").bind(id.as_str()).execute(&mut *conn).await.map_err(failed)?;
-    insert_audit(conn, std::slice::from_ref(audit)).await?;
-    Ok(Some(true))
+    // A replay counts its attempts anew; the lease goes on growing, so that nobody's old one fits.
+    sqlx::query(
+        "UPDATE deliveries SET state = 'pending', settled_ms = NULL, due_ms = $2, code = NULL, attempt = 0, lease_until_ms = NULL WHERE seq = $1",
+    )
+    .bind(seq)
+    .bind(now.ms())
+    .execute(&mut *conn)
+    .await
+    .map_err(failed)?;
+    sqlx::query("DELETE FROM attempts WHERE delivery = $1").bind(seq).execute(&mut *conn).await.map_err(failed)?;
+    audit(conn, std::slice::from_ref(line)).await?;
+    let (session, agent) = (row.try_get(1).map_err(failed)?, row.try_get(2).map_err(failed)?);
+    Ok(Some(Some(Open { seq, session, agent, at_ms: now.ms() })))
 }
 
 pub(super) async fn begin_send(conn: &mut SqliteConnection, send: &NewSend) -> Result<SendStart, StoreError> {
@@ -463,20 +542,31 @@ pub(super) async fn begin_send(conn: &mut SqliteConnection, send: &NewSend) -> R
     Ok(SendStart::Fresh)
 }
 
-pub(super) async fn finish_send(conn: &mut SqliteConnection, send: &FinishedSend) -> Result<(), StoreError> {
+pub(super) async fn finish_send(conn: &mut SqliteConnection, send: &FinishedSend) -> Result<serde_json::Value, StoreError> {
     let at = send.audit.at;
+    let mut rows = Vec::with_capacity(send.decisions.len());
+    for decision in &send.decisions {
+        let verdict = verdict(conn, decision).await?;
+        rows.push(DecisionRow { at, org: send.org.clone(), subject: send.id.to_string(), verdict });
+    }
+    let first = insert_decisions(conn, &rows).await?;
+    let count = i64::try_from(rows.len()).unwrap_or(0);
+    let mut answer = send.answer.clone();
+    if let Some(decision) = answer.get_mut("decision").filter(|_| count > 0) {
+        *decision = serde_json::json!(DecisionId::numbered(first + count - 1));
+    }
     if send.state == "retry" {
         sqlx::query("DELETE FROM sends WHERE id = $1").bind(send.id.as_str()).execute(&mut *conn).await.map_err(failed)?;
     } else {
         sqlx::query(
             "UPDATE sends SET state = $2, status = $3, answer_json = $4, org = $5, installation = $6, session = $7, conversation = $8, \
-             credential = $9, owner = $10, fallback = $11, provider_message_id = $12, code = $13, decision = $14, finished_ms = $15 \
-             WHERE id = $1",
+             credential = $9, owner = $10, fallback = $11, provider_message_id = $12, code = $13, decision_first = $14, \
+             decision_count = $15, finished_ms = $16 WHERE id = $1",
         )
         .bind(send.id.as_str())
         .bind(send.state)
         .bind(i64::from(send.status))
-        .bind(send.answer.to_string())
+        .bind(answer.to_string())
         .bind(send.org.as_ref().map(OrgId::as_str))
         .bind(send.installation.as_ref().map(|i| i.as_str()))
         .bind(send.session.as_deref())
@@ -486,27 +576,15 @@ pub(super) async fn finish_send(conn: &mut SqliteConnection, send: &FinishedSend
         .bind(i64::from(send.fallback))
         .bind(send.provider_message_id.as_deref())
         .bind(send.code.map(|c| c.as_str()))
-        .bind(send.decisions.last().map(|(id, _)| id.as_str()))
+        .bind(first)
+        .bind(count)
         .bind(at.ms())
         .execute(&mut *conn)
         .await
         .map_err(failed)?;
     }
-    let request = send.audit.request.clone().unwrap_or_else(|| RequestId::fresh(at));
-    let rows: Vec<DecisionRow> = send
-        .decisions
-        .iter()
-        .map(|(id, decision)| DecisionRow {
-            id: id.clone(),
-            at,
-            org: send.org.clone(),
-            subject: send.id.to_string(),
-            decision: decision.clone(),
-            request: request.clone(),
-        })
-        .collect();
-    insert_decisions(conn, &rows).await?;
-    insert_audit(conn, std::slice::from_ref(&send.audit)).await
+    audit(conn, std::slice::from_ref(&send.audit)).await?;
+    Ok(answer)
 }
 
 pub(super) async fn abandon_sends(conn: &mut SqliteConnection, now: Timestamp) -> Result<u64, StoreError> {
@@ -534,7 +612,7 @@ pub(super) async fn sweep(conn: &mut SqliteConnection, now: Timestamp) -> Result
 pub(super) async fn apply(
     conn: &mut SqliteConnection,
     changes: &[Change],
-    audit: &[AuditRecord],
+    lines: &[AuditRecord],
     now: Timestamp,
 ) -> Result<(), StoreError> {
     for change in changes {
@@ -553,7 +631,7 @@ pub(super) async fn apply(
             Change::Delete { kind, id } => delete(conn, kind, id, now).await?,
         }
     }
-    insert_audit(conn, audit).await
+    audit(conn, lines).await
 }
 
 async fn put(conn: &mut SqliteConnection, resource: &Resource, secrets: &[SecretPut], now: Timestamp) -> Result<(), StoreError> {

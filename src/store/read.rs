@@ -9,10 +9,11 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, Column, Row, SqlitePool, TypeInfo, ValueRef};
 
 use super::directory::{Directory, Kept, Locator, SealedSecret};
+use super::queries::Meta;
 use super::writer::failed;
 use super::{EventView, ListFilter, Page, SessionView, StoreError};
 use crate::domain::clock::Timestamp;
-use crate::domain::ids::{AgentId, EventId, InstallationId, OrgId, ProfileId, SessionId};
+use crate::domain::ids::{AgentId, DecisionId, DeliveryId, EventId, InstallationId, OrgId, ProfileId, SessionId};
 use crate::domain::installation::{Agent, AppProfile, Binding, Installation, Org, ProviderKind};
 use crate::domain::rollout::{Flag, RolloutStage};
 
@@ -109,8 +110,7 @@ async fn flags(tx: &mut sqlx::Transaction<'_, sqlx::Sqlite>) -> Result<BTreeMap<
 
 pub(super) async fn event_view(pool: &SqlitePool, event: &EventId) -> Result<Option<EventView>, StoreError> {
     let row = sqlx::query(
-        "SELECT e.received_ms, e.org, e.provider, e.mode, e.profile, e.installation, e.agent, e.session, e.session_new, e.type, \
-         e.provider_event_id, e.provider_event_type, e.normal_json, e.raw, e.media_type, s.key \
+        "SELECT e.received_ms, e.org, e.installation, e.agent, e.session, e.provider_event_id, e.meta_json, e.normal_json, e.raw, s.key \
          FROM events e JOIN sessions s ON s.id = e.session WHERE e.id = $1",
     )
     .bind(event.as_str())
@@ -119,25 +119,26 @@ pub(super) async fn event_view(pool: &SqlitePool, event: &EventId) -> Result<Opt
     .map_err(failed)?;
     let Some(row) = row else { return Ok(None) };
     let get = |i: usize| row.try_get::<String, _>(i).map_err(failed);
-    let provider = get(2)?;
+    let meta = get(6)?;
+    let meta: Meta<'_> = serde_json::from_str(&meta).map_err(|e| damaged("events", e))?;
     Ok(Some(EventView {
         id: event.clone(),
         received: Timestamp::from_ms(row.try_get(0).map_err(failed)?),
         org: OrgId::parse(&get(1)?).map_err(|e| damaged("events", e))?,
-        provider: ProviderKind::parse(&provider).ok_or_else(|| damaged("events", provider))?,
-        mode: get(3)?,
-        profile: ProfileId::parse(&get(4)?).map_err(|e| damaged("events", e))?,
-        installation: InstallationId::parse(&get(5)?).map_err(|e| damaged("events", e))?,
-        agent: AgentId::parse(&get(6)?).map_err(|e| damaged("events", e))?,
-        session: SessionId::parse(&get(7)?).ok_or_else(|| damaged("events", "session id"))?,
-        session_new: row.try_get::<i64, _>(8).map_err(failed)? != 0,
-        cloud_type: get(9)?,
-        provider_event_id: get(10)?,
-        provider_event_type: get(11)?,
-        normal: serde_json::from_str(&get(12)?).map_err(|e| damaged("events", e))?,
-        raw: row.try_get(13).map_err(failed)?,
-        media_type: get(14)?,
-        session_key: get(15)?,
+        provider: meta.provider,
+        mode: meta.mode.into_owned(),
+        profile: ProfileId::parse(&meta.profile).map_err(|e| damaged("events", e))?,
+        installation: InstallationId::parse(&get(2)?).map_err(|e| damaged("events", e))?,
+        agent: AgentId::parse(&get(3)?).map_err(|e| damaged("events", e))?,
+        session: SessionId::parse(&get(4)?).ok_or_else(|| damaged("events", "session id"))?,
+        session_new: meta.session_new,
+        cloud_type: meta.r#type.into_owned(),
+        provider_event_id: get(5)?,
+        provider_event_type: meta.provider_event_type.into_owned(),
+        normal: serde_json::from_str(&get(7)?).map_err(|e| damaged("events", e))?,
+        raw: row.try_get(8).map_err(failed)?,
+        media_type: meta.media_type.into_owned(),
+        session_key: get(9)?,
     }))
 }
 
@@ -161,79 +162,70 @@ pub(super) async fn session_of(pool: &SqlitePool, agent: &AgentId, id: &SessionI
     }))
 }
 
-pub(super) async fn next_due(pool: &SqlitePool, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
-    let due: Option<i64> = sqlx::query_scalar(
-        "SELECT MIN(at) FROM (SELECT MAX(due_ms, COALESCE(lease_until_ms, 0)) AS at FROM deliveries INDEXED BY deliveries_open \
-         WHERE settled_ms IS NULL) WHERE at > $1",
-    )
-    .bind(now.ms())
-    .fetch_one(pool)
-    .await
-    .map_err(failed)?;
-    Ok(due.map(Timestamp::from_ms))
+/// Whether the database answers.
+pub(super) async fn ping(pool: &SqlitePool) -> Result<(), StoreError> {
+    sqlx::query("SELECT 1").execute(pool).await.map(|_| ()).map_err(failed)
 }
 
-pub(super) async fn queue_depth(pool: &SqlitePool) -> Result<i64, StoreError> {
-    sqlx::query_scalar("SELECT COUNT(*) FROM deliveries INDEXED BY deliveries_open WHERE settled_ms IS NULL")
-        .fetch_one(pool)
-        .await
-        .map_err(failed)
-}
-
-/// Columns a listing shows, and which of them its filters mean: `(columns, id column, state column)`.
+/// What a listing shows, from where, and which of its columns the filters mean: `(columns, from, id column, state column)`.
 fn listing(kind: &str) -> Option<(&'static str, &'static str, &'static str, &'static str)> {
     Some(match kind {
         "events" => (
-            "seq, id, received_ms, org, provider, mode, profile, installation, agent, binding, session, kind, type, provider_event_id, \
-             provider_event_type, principal, verified_with, request",
-            "events",
-            "id",
-            "kind",
+            "t.seq, t.id, t.received_ms, t.org, t.installation, t.agent, t.session, t.kind, t.provider_event_id, t.meta_json",
+            "events t",
+            "t.id",
+            "t.kind",
         ),
-        "deliveries" => {
-            ("seq, id, event, org, agent, session, state, attempt, code, created_ms, due_ms, settled_ms", "deliveries", "event", "state")
-        }
+        "deliveries" => (
+            "t.seq, 'dlv_' || t.seq AS id, t.event, t.org, t.agent, t.session, t.state, t.attempt, t.code, t.created_ms, t.due_ms, t.settled_ms",
+            "deliveries t",
+            "t.event",
+            "t.state",
+        ),
         "decisions" => (
-            "seq, id, at_ms, org, subject, action, principal, resource, facts_json, allowed, code, policies_json, version, request",
-            "decisions",
-            "subject",
-            "action",
+            "t.seq, 'dec_' || t.seq AS id, t.at_ms, t.org, t.subject, v.action, v.principal, v.resource, v.facts_json, v.allowed, v.code, \
+             v.policies_json, v.version",
+            "decisions t JOIN verdicts v ON v.seq = t.verdict",
+            "t.subject",
+            "v.action",
         ),
         "audit" => (
-            "seq, at_ms, actor, action, target, org, outcome, code, policies_json, version, request, detail_json",
-            "audit",
-            "target",
-            "outcome",
+            "t.seq, t.at_ms, t.actor, t.action, t.target, t.org, t.outcome, t.code, COALESCE(v.policies_json, '[]') AS policies_json, \
+             v.version, t.request, t.detail_json",
+            "audit t LEFT JOIN verdicts v ON v.seq = t.verdict",
+            "t.target",
+            "t.outcome",
         ),
         "refusals" => (
-            "seq, at_ms, provider, profile, installation, org, code, policies_json, version, digest, excerpt, request",
-            "refusals",
-            "profile",
-            "code",
+            "t.seq, t.at_ms, t.provider, t.profile, t.installation, t.org, t.code, COALESCE(v.policies_json, '[]') AS policies_json, \
+             v.version, t.digest, t.excerpt, t.request",
+            "refusals t LEFT JOIN verdicts v ON v.seq = t.verdict",
+            "t.profile",
+            "t.code",
         ),
         "sends" => (
-            "seq, id, agent, state, status, org, installation, session, conversation, credential, owner, fallback, \
-             provider_message_id, code, decision, created_ms, finished_ms",
-            "sends",
-            "id",
-            "state",
+            "t.seq, t.id, t.agent, t.state, t.status, t.org, t.installation, t.session, t.conversation, t.credential, t.owner, \
+             t.fallback, t.provider_message_id, t.code, t.created_ms, t.finished_ms",
+            "sends t",
+            "t.id",
+            "t.state",
         ),
         "sessions" => (
-            "rowid AS seq, id, key, org, provider, installation, agent, conversation, thread, peer, status, created_ms, last_ms, predecessor",
-            "sessions",
-            "id",
-            "status",
+            "t.rowid AS seq, t.id, t.key, t.org, t.provider, t.installation, t.agent, t.conversation, t.thread, t.peer, t.status, \
+             t.created_ms, t.last_ms, t.predecessor",
+            "sessions t",
+            "t.id",
+            "t.status",
         ),
         _ => return None,
     })
 }
 
 pub(super) async fn list(pool: &SqlitePool, kind: &str, filter: &ListFilter) -> Result<Option<Page>, StoreError> {
-    let Some((columns, table, id, state)) = listing(kind) else { return Ok(None) };
-    let seq = if table == "sessions" { "rowid" } else { "seq" };
+    let Some((columns, from, id, state)) = listing(kind) else { return Ok(None) };
     let sql = format!(
-        "SELECT {columns} FROM {table} WHERE ($1 IS NULL OR org = $1) AND ($2 IS NULL OR {id} = $2) AND ($3 IS NULL OR {state} = $3) \
-         AND ($4 IS NULL OR {seq} < $4) ORDER BY {seq} DESC LIMIT $5"
+        "SELECT {columns} FROM {from} WHERE ($1 IS NULL OR t.org = $1) AND ($2 IS NULL OR {id} = $2) AND ($3 IS NULL OR {state} = $3) \
+         AND ($4 IS NULL OR t.rowid < $4) ORDER BY t.rowid DESC LIMIT $5"
     );
     let limit = filter.limit.clamp(1, 1000);
     let rows = sqlx::query(AssertSqlSafe(sql))
@@ -253,17 +245,32 @@ pub(super) async fn list(pool: &SqlitePool, kind: &str, filter: &ListFilter) -> 
     Ok(Some(Page { items: rows.iter().map(to_json).collect::<Result<_, _>>()?, next }))
 }
 
-/// One row by its id; listings without ids have none.
+/// One row by its id; listings without ids have none. `dlv_` and `dec_` ids are their rows' numbers.
 pub(super) async fn one(pool: &SqlitePool, kind: &str, id: &str) -> Result<Option<Json>, StoreError> {
-    let Some((columns, table, _, _)) = listing(kind).filter(|(columns, ..)| columns.contains("seq, id,")) else { return Ok(None) };
-    let sql = format!("SELECT {columns} FROM {table} WHERE id = $1");
-    let row = sqlx::query(AssertSqlSafe(sql)).bind(id).fetch_optional(pool).await.map_err(failed)?;
-    row.as_ref().map(to_json).transpose()
+    let Some((columns, from, _, _)) = listing(kind) else { return Ok(None) };
+    let number = match kind {
+        "deliveries" => DeliveryId::parse(id).and_then(|id| id.number()),
+        "decisions" => DecisionId::parse(id).and_then(|id| id.number()),
+        "sends" | "sessions" | "events" => None,
+        _ => return Ok(None),
+    };
+    let row = match (number, kind) {
+        (Some(number), _) => {
+            let sql = format!("SELECT {columns} FROM {from} WHERE t.seq = $1");
+            sqlx::query(AssertSqlSafe(sql)).bind(number).fetch_optional(pool).await
+        }
+        (None, "deliveries" | "decisions") => return Ok(None),
+        (None, _) => {
+            let sql = format!("SELECT {columns} FROM {from} WHERE t.id = $1");
+            sqlx::query(AssertSqlSafe(sql)).bind(id).fetch_optional(pool).await
+        }
+    };
+    row.map_err(failed)?.as_ref().map(to_json).transpose()
 }
 
 /// A row as JSON: times as RFC 3339 under `*_at`, JSON columns as values, 0/1 flags as booleans.
 fn to_json(row: &SqliteRow) -> Result<Json, StoreError> {
-    const FLAGS: [&str; 3] = ["allowed", "fallback", "session_new"];
+    const FLAGS: [&str; 2] = ["allowed", "fallback"];
     let mut object = Map::new();
     for (i, column) in row.columns().iter().enumerate() {
         let name = column.name();
@@ -279,6 +286,13 @@ fn to_json(row: &SqliteRow) -> Result<Json, StoreError> {
                 let at = Timestamp::from_ms(row.try_get(i).map_err(failed)?);
                 (format!("{}_at", n.trim_end_matches("_ms")), json!(at))
             }
+            "meta_json" => {
+                let text: String = row.try_get(i).map_err(failed)?;
+                if let Ok(Json::Object(meta)) = serde_json::from_str(&text) {
+                    object.extend(meta);
+                }
+                continue;
+            }
             n if n.ends_with("_json") => {
                 let text: String = row.try_get(i).map_err(failed)?;
                 (n.trim_end_matches("_json").to_owned(), serde_json::from_str(&text).unwrap_or(Json::Null))
@@ -292,52 +306,70 @@ fn to_json(row: &SqliteRow) -> Result<Json, StoreError> {
     Ok(Json::Object(object))
 }
 
-async fn rows(pool: &SqlitePool, sql: &'static str, key: &str) -> Result<Vec<Json>, StoreError> {
-    sqlx::query(sql).bind(key.to_owned()).fetch_all(pool).await.map_err(failed)?.iter().map(to_json).collect()
+async fn rows<'q>(
+    pool: &SqlitePool,
+    sql: &'static str,
+    key: impl sqlx::Encode<'q, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>,
+) -> Result<Vec<Json>, StoreError> {
+    sqlx::query(sql).bind(key).fetch_all(pool).await.map_err(failed)?.iter().map(to_json).collect()
 }
 
 pub(super) async fn journey(pool: &SqlitePool, event: &EventId) -> Result<Option<Json>, StoreError> {
-    let id = event.as_str();
     let mut found = rows(
         pool,
-        "SELECT id, received_ms, org, provider, mode, profile, installation, agent, binding, session, session_new, kind, type, \
-         provider_event_id, provider_event_type, principal, verified_with, normal_json, media_type, request FROM events WHERE id = $1",
-        id,
+        "SELECT id, received_ms, org, installation, agent, session, kind, provider_event_id, meta_json, normal_json FROM events WHERE id = $1",
+        event.as_str(),
     )
     .await?;
     let Some(mut journey) = found.pop() else { return Ok(None) };
     let decisions = rows(
         pool,
-        "SELECT id, at_ms, action, principal, resource, facts_json, allowed, code, policies_json, version FROM decisions WHERE subject = $1 ORDER BY seq",
-        id,
+        "SELECT 'dec_' || d.seq AS id, d.at_ms, v.action, v.principal, v.resource, v.facts_json, v.allowed, v.code, v.policies_json, v.version \
+         FROM events e JOIN decisions d ON d.seq >= e.decision_first AND d.seq < e.decision_first + e.decision_count \
+         JOIN verdicts v ON v.seq = d.verdict WHERE e.id = $1 ORDER BY d.seq",
+        event.as_str(),
     )
     .await?;
     let mut deliveries = rows(
         pool,
-        "SELECT id, agent, state, attempt, code, created_ms, due_ms, settled_ms FROM deliveries WHERE event = $1 ORDER BY seq",
-        id,
+        "SELECT 'dlv_' || d.seq AS id, d.agent, d.state, d.attempt, d.code, d.created_ms, d.due_ms, d.settled_ms \
+         FROM events e JOIN deliveries d ON d.seq = e.seq WHERE e.id = $1",
+        event.as_str(),
     )
     .await?;
     for delivery in &mut deliveries {
-        let key = delivery["id"].as_str().unwrap_or_default().to_owned();
+        let key = delivery["id"].as_str().and_then(DeliveryId::parse).and_then(|id| id.number());
         delivery["attempts"] = Json::Array(
-            rows(pool, "SELECT number, at_ms, took_ms, status, code FROM attempts WHERE delivery = $1 ORDER BY number", &key).await?,
+            rows(pool, "SELECT number, at_ms, took_ms, status, code FROM attempts WHERE delivery = $1 ORDER BY number", key).await?,
         );
     }
     let session = journey["session"].as_str().unwrap_or_default().to_owned();
     let sessions = rows(
         pool,
         "SELECT id, key, status, conversation, thread, peer, created_ms, last_ms, predecessor FROM sessions WHERE id = $1",
-        &session,
+        session.as_str(),
     )
     .await?;
-    let sends = rows(
+    let mut sends = rows(
         pool,
-        "SELECT id, agent, state, status, installation, conversation, credential, owner, fallback, provider_message_id, code, decision, \
+        "SELECT id, agent, state, status, installation, conversation, credential, owner, fallback, provider_message_id, code, \
          created_ms, finished_ms FROM sends WHERE session = $1 ORDER BY seq",
-        &session,
+        session.as_str(),
     )
     .await?;
+    for send in &mut sends {
+        let key = send["id"].as_str().unwrap_or_default().to_owned();
+        send["decisions"] = Json::Array(
+            rows(
+                pool,
+                "SELECT 'dec_' || d.seq AS id, v.action, v.principal, v.resource, v.allowed, v.code, v.policies_json, v.version \
+                 FROM sends s JOIN decisions d ON d.seq >= s.decision_first AND d.seq < s.decision_first + s.decision_count \
+                 JOIN verdicts v ON v.seq = d.verdict WHERE s.id = $1 ORDER BY d.seq",
+                key.as_str(),
+            )
+            .await?,
+        );
+    }
     let object = journey.as_object_mut().ok_or_else(|| damaged("events", "row"))?;
     object.insert("decisions".into(), Json::Array(decisions));
     object.insert("session".into(), sessions.into_iter().next().unwrap_or(Json::Null));

@@ -80,7 +80,7 @@ pub(super) async fn open(url: &str) -> Result<Opened, StoreError> {
         .pragma("temp_store", "memory")
         .disable_statement_logging();
     // The writer commits; it does not stop to copy pages back.
-    let mut writer = connect(&options.clone().pragma("wal_autocheckpoint", "0").statement_cache_capacity(256), file).await?;
+    let mut writer = connect(&options.clone().pragma("wal_autocheckpoint", "0").statement_cache_capacity(512), file).await?;
     check_durability(&mut writer).await?;
     migrate(&mut writer, file).await?;
     let checkpointer = connect(&options, file).await?;

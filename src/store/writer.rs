@@ -7,17 +7,18 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use sqlx::{Connection, SqliteConnection};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::queries::{self, DecisionRow, EventRow, SessionRow};
+use super::outbox::{Open, Outbox};
+use super::queries::{self, AuditRow, DecisionRow, EventRow, RefusalRow, SessionRow};
 use super::sqlite::from_sqlx;
-use super::{AcceptRequest, Acceptance, StoreError};
+use super::{AcceptRequest, Acceptance, StoreError, lock};
 use crate::domain::clock::Timestamp;
-use crate::domain::ids::{DecisionId, SessionId};
-use crate::domain::record::AuditRecord;
+use crate::domain::ids::SessionId;
+use crate::domain::record::{AuditRecord, Decision, RefusalRecord};
 
 /// A piece of work inside the writer's transaction.
 pub(super) type Work<'c, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'c>>;
@@ -73,6 +74,9 @@ pub(super) struct Rules {
 /// Active sessions the writer remembers, so that most events find theirs without a query.
 const SESSIONS_REMEMBERED: usize = 100_000;
 
+/// Verdicts the writer remembers.
+const VERDICTS_REMEMBERED: usize = 65_536;
+
 /// A session's last event is written again only when it is this much older: the idle limit is hours.
 const LAST_SEEN_GRAIN_MS: i64 = 60_000;
 
@@ -88,11 +92,19 @@ struct Writer {
     conn: SqliteConnection,
     rules: Rules,
     sessions: HashMap<String, Remembered>,
+    verdicts: HashMap<usize, (Arc<Decision>, i64)>,
+    outbox: Arc<Mutex<Outbox>>,
 }
 
-pub(super) async fn run(mut queue: mpsc::Receiver<Job>, conn: SqliteConnection, rules: Rules, committed: watch::Sender<u64>) {
+pub(super) async fn run(
+    mut queue: mpsc::Receiver<Job>,
+    conn: SqliteConnection,
+    rules: Rules,
+    committed: watch::Sender<u64>,
+    outbox: Arc<Mutex<Outbox>>,
+) {
     let batch_max = rules.batch_max;
-    let mut writer = Writer { conn, rules, sessions: HashMap::new() };
+    let mut writer = Writer { conn, rules, sessions: HashMap::new(), verdicts: HashMap::new(), outbox };
     let mut batch = Vec::with_capacity(batch_max);
     loop {
         batch.clear();
@@ -137,11 +149,21 @@ type TaskJob = (AnyWork, Acked);
 
 impl Writer {
     async fn commit(&mut self, accepts: Vec<AcceptJob>, tasks: Vec<TaskJob>) {
+        // Until this succeeds nothing is claimed.
+        let stale = lock(&self.outbox).is_stale();
+        if stale && let Ok(open) = queries::open_deliveries(&mut self.conn).await {
+            lock(&self.outbox).rebuild(open);
+        }
         let (requests, acks): (Vec<_>, Vec<_>) = accepts.into_iter().unzip();
         let mut answers: Vec<(Acked, Result<Box<dyn Any + Send>, StoreError>)> = Vec::with_capacity(tasks.len());
         let result = self.transact(&requests, tasks, &mut answers).await;
         match result {
-            Ok(mut acceptances) => {
+            Ok((mut acceptances, opened)) => {
+                let mut outbox = lock(&self.outbox);
+                for open in opened {
+                    outbox.push(&open.session, &open.agent, open.seq, open.at_ms);
+                }
+                drop(outbox);
                 for ack in acks.into_iter().rev() {
                     let _ = ack.send(Ok(acceptances.pop().unwrap_or_default()));
                 }
@@ -151,8 +173,10 @@ impl Writer {
             }
             Err(error) => {
                 tracing::error!(error = %error, "the store did not commit");
-                // What was remembered may name sessions that were rolled back.
+                // What was remembered may name rows that were rolled back.
                 self.sessions.clear();
+                self.verdicts.clear();
+                lock(&self.outbox).distrust();
                 for ack in acks {
                     let _ = ack.send(Err(error.clone()));
                 }
@@ -168,7 +192,7 @@ impl Writer {
         requests: &[Box<AcceptRequest>],
         tasks: Vec<TaskJob>,
         answers: &mut Vec<(Acked, Result<Box<dyn Any + Send>, StoreError>)>,
-    ) -> Result<Vec<Vec<Acceptance>>, StoreError> {
+    ) -> Result<(Vec<Vec<Acceptance>>, Vec<Open>), StoreError> {
         if let Err(e) = queries::run(&mut self.conn, "BEGIN IMMEDIATE").await {
             for (_, ack) in tasks {
                 answers.push((ack, Err(e.clone())));
@@ -179,9 +203,9 @@ impl Writer {
             let answer = self.in_savepoint(work).await;
             answers.push((ack, answer));
         }
-        let accepted = if requests.is_empty() { Ok(Vec::new()) } else { self.accept(requests).await };
+        let accepted = if requests.is_empty() { Ok(Default::default()) } else { self.accept(requests).await };
         let result = match accepted {
-            Ok(acceptances) => queries::run(&mut self.conn, "COMMIT").await.map(|()| acceptances),
+            Ok(accepted) => queries::run(&mut self.conn, "COMMIT").await.map(|()| accepted),
             Err(e) => Err(e),
         };
         if result.is_err() {
@@ -195,13 +219,15 @@ impl Writer {
         queries::run(&mut self.conn, "SAVEPOINT task").await?;
         let answer = work(&mut self.conn).await;
         if answer.is_err() {
+            lock(&self.outbox).distrust();
             queries::run(&mut self.conn, "ROLLBACK TO task").await?;
         }
         queries::run(&mut self.conn, "RELEASE task").await?;
         answer
     }
 
-    async fn accept(&mut self, requests: &[Box<AcceptRequest>]) -> Result<Vec<Vec<Acceptance>>, StoreError> {
+    /// Keeps a batch; what became of each event, and the deliveries that are open now.
+    async fn accept(&mut self, requests: &[Box<AcceptRequest>]) -> Result<(Vec<Vec<Acceptance>>, Vec<Open>), StoreError> {
         let all: Vec<_> = requests.iter().flat_map(|r| r.events.iter().map(move |e| (r.as_ref(), e))).collect();
         let fresh = queries::insert_dedupe(&mut self.conn, &all).await?;
         let acceptances = requests
@@ -215,49 +241,76 @@ impl Writer {
             .collect();
 
         let mut rows = Vec::with_capacity(all.len());
+        let mut decisions = Vec::with_capacity(all.len());
+        let mut verdicts = Vec::with_capacity(all.len());
         for (request, event) in all.into_iter().filter(|(_, e)| fresh.contains(e.id.as_str())) {
             let (session, session_new) = self.session(request.received, event).await?;
-            rows.push(EventRow { request, event, session, session_new });
-        }
-        queries::insert_events(&mut self.conn, &rows).await?;
-        queries::insert_deliveries(&mut self.conn, &rows).await?;
-
-        let mut decisions = Vec::with_capacity(rows.len());
-        let mut audit = Vec::with_capacity(rows.len());
-        for row in &rows {
-            for decision in &row.event.decisions {
-                decisions.push(DecisionRow {
-                    id: DecisionId::fresh(row.request.received),
-                    at: row.request.received,
-                    org: Some(row.event.org.clone()),
-                    subject: row.event.id.to_string(),
-                    decision: decision.clone(),
-                    request: row.request.request.clone(),
-                });
+            let decision_first = i64::try_from(decisions.len()).unwrap_or(i64::MAX);
+            let mut last = None;
+            for decision in &event.decisions {
+                let verdict = self.verdict(decision).await?;
+                let subject = event.id.to_string();
+                decisions.push(DecisionRow { at: request.received, org: Some(event.org.clone()), subject, verdict });
+                last = Some(verdict);
             }
-            audit.push(accepted_line(row));
+            verdicts.push(last);
+            rows.push(EventRow { request, event, session, session_new, decision_first });
         }
         let mut refusals = Vec::new();
         for request in requests {
             for (org, decision) in &request.denials {
-                decisions.push(DecisionRow {
-                    id: DecisionId::fresh(request.received),
-                    at: request.received,
-                    org: org.clone(),
-                    subject: request.request.to_string(),
-                    decision: decision.clone(),
-                    request: request.request.clone(),
-                });
+                let verdict = self.verdict(decision).await?;
+                decisions.push(DecisionRow { at: request.received, org: org.clone(), subject: request.request.to_string(), verdict });
             }
-            for refusal in &request.refusals {
-                refusals.push(refusal);
-                audit.push(refused_line(refusal));
+            for record in &request.refusals {
+                let verdict = match &record.decision {
+                    Some(decision) => Some(self.verdict(decision).await?),
+                    None => None,
+                };
+                refusals.push(RefusalRow { record, verdict });
             }
         }
-        queries::insert_decisions(&mut self.conn, &decisions).await?;
+        let first = queries::insert_decisions(&mut self.conn, &decisions).await?;
+        for row in &mut rows {
+            row.decision_first += first;
+        }
+        let first = queries::insert_events(&mut self.conn, &rows).await?;
+        queries::insert_deliveries(&mut self.conn, &rows, first).await?;
         queries::insert_refusals(&mut self.conn, &refusals).await?;
-        queries::insert_audit(&mut self.conn, &audit).await?;
-        Ok(acceptances)
+
+        let lines: Vec<(AuditRecord, Option<i64>)> = rows
+            .iter()
+            .zip(verdicts)
+            .map(|(row, verdict)| (accepted_line(row), verdict))
+            .chain(refusals.iter().map(|row| (refused_line(row.record), row.verdict)))
+            .collect();
+        let lines: Vec<AuditRow<'_>> = lines.iter().map(|(record, verdict)| AuditRow { record, verdict: *verdict }).collect();
+        queries::insert_audit(&mut self.conn, &lines).await?;
+        let opened = (first..)
+            .zip(&rows)
+            .map(|(seq, row)| Open {
+                seq,
+                session: row.session.to_string(),
+                agent: row.event.agent.to_string(),
+                at_ms: row.request.received.ms(),
+            })
+            .collect();
+        Ok((acceptances, opened))
+    }
+
+    /// The number of a decision's verdict. Decisions come out of the policies' cache, so most are the very same value; a
+    /// remembered one is held, so that its address stays its own.
+    async fn verdict(&mut self, decision: &Arc<Decision>) -> Result<i64, StoreError> {
+        let address = Arc::as_ptr(decision).addr();
+        if let Some((_, seq)) = self.verdicts.get(&address) {
+            return Ok(*seq);
+        }
+        let seq = queries::verdict(&mut self.conn, decision).await?;
+        if self.verdicts.len() >= VERDICTS_REMEMBERED {
+            self.verdicts.clear();
+        }
+        self.verdicts.insert(address, (decision.clone(), seq));
+        Ok(seq)
     }
 
     /// The session of an event: the active one of its key, or a new one that follows it where that has expired.
@@ -304,7 +357,6 @@ impl Writer {
 }
 
 fn accepted_line(row: &EventRow<'_>) -> AuditRecord {
-    let last = row.event.decisions.last();
     AuditRecord {
         at: row.request.received,
         actor: format!("profile:{}", row.event.profile),
@@ -313,14 +365,13 @@ fn accepted_line(row: &EventRow<'_>) -> AuditRecord {
         org: Some(row.event.org.clone()),
         outcome: "done",
         code: None,
-        policies: last.map_or_else(|| Arc::new([]) as Arc<[String]>, |d| d.policies.clone()),
-        version: last.map(|d| d.version.clone()),
+        decision: None,
         request: Some(row.request.request.clone()),
         detail: None,
     }
 }
 
-fn refused_line(refusal: &crate::domain::record::RefusalRecord) -> AuditRecord {
+fn refused_line(refusal: &RefusalRecord) -> AuditRecord {
     AuditRecord {
         at: refusal.at,
         actor: format!("profile:{}", refusal.profile),
@@ -329,8 +380,7 @@ fn refused_line(refusal: &crate::domain::record::RefusalRecord) -> AuditRecord {
         org: refusal.org.clone(),
         outcome: "refused",
         code: Some(refusal.code),
-        policies: refusal.policies.clone(),
-        version: refusal.version.clone(),
+        decision: None,
         request: Some(refusal.request.clone()),
         detail: None,
     }

@@ -20,7 +20,7 @@ use crate::config::{DeliverySection, Limits, RolloutSection};
 use crate::crypto::envelope::KeyRing;
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::delivery::Claimed;
-use crate::domain::ids::{AgentId, DeliveryId, EventId, InstallationId, OrgId, ProfileId, RequestId};
+use crate::domain::ids::{AgentId, EventId, InstallationId, OrgId, ProfileId, RequestId};
 use crate::domain::installation::{Agent, AgentStatus, DeliveryFormat, Mode, ProviderKind};
 use crate::domain::message::{Conversation, ConversationKind, EventKind, Normal};
 use crate::domain::secret::Secret;
@@ -154,7 +154,6 @@ impl Bed {
         let id = EventId::fresh(now);
         let event = NewEvent {
             id: id.clone(),
-            delivery: DeliveryId::fresh(now),
             session_key: SessionKey::new(&org, ProviderKind::Slack, &installation, &agent, conversation, None, None),
             org,
             provider: ProviderKind::Slack,
