@@ -22,7 +22,7 @@ use crate::domain::session::SessionKey;
 use crate::policy::{Denied, Engine, Snapshot};
 use crate::providers;
 use crate::routing::{self, Routed, Unrouted};
-use crate::store::directory::Directory;
+use crate::store::directory::{Directory, Kept};
 use crate::store::{AcceptRequest, Acceptance, NewEvent, Store};
 use crate::telemetry::metrics::Metrics;
 use crate::vault::Vault;
@@ -62,23 +62,24 @@ impl Ingress {
         let began = Instant::now();
         let outcome = match self.pipeline(&head, body).await {
             Ok(outcome) => outcome,
-            Err((profile, stop)) => self.stopped(&head, profile.as_ref(), &stop),
+            Err((profile, stop)) => self.stopped(&head, profile.as_ref().map(|p| &p.item), &stop),
         };
         self.metrics.ingress_took(began.elapsed().as_secs_f64());
         outcome
     }
 
-    async fn pipeline(&self, head: &RequestHead, body: impl BodySource) -> Result<Outcome, (Option<AppProfile>, Stop)> {
+    async fn pipeline(&self, head: &RequestHead, body: impl BodySource) -> Result<Outcome, (Option<Arc<Kept<AppProfile>>>, Stop)> {
         let directory = self.store.directory();
         let identified = identify(head, &directory).map_err(|stop| (None, stop))?;
-        let claimed = identified.unverified_profile().clone();
-        let stop = |stop: Stop| (Some(claimed.clone()), stop);
-        let refuse = |code: ReasonCode| (Some(claimed.clone()), Stop::from(code));
+        let kept = identified.unverified_profile().clone();
+        let claimed = &kept.item;
+        let stop = |stop: Stop| (Some(kept.clone()), stop);
+        let refuse = |code: ReasonCode| (Some(kept.clone()), Stop::from(code));
 
         if head.method == Method::GET {
             let challenge = identified.handshake(head, &self.vault).map_err(stop)?;
             self.metrics.ingress(claimed.provider, Some(claimed.owner.mode()), "handshake", Some(ReasonCode::IngressHandshake));
-            self.handshake_seen(head, &claimed).await;
+            self.handshake_seen(head, claimed).await;
             return Ok(Outcome::Handshake(challenge));
         }
         if head.method != Method::POST {

@@ -43,8 +43,8 @@ pub fn identify(head: &RequestHead, directory: &Directory) -> Result<Identified,
 
 impl Identified {
     /// The claimed profile, for limits and counters only: nothing is proved yet.
-    pub fn unverified_profile(&self) -> &AppProfile {
-        &self.profile.item
+    pub fn unverified_profile(&self) -> &Arc<Kept<AppProfile>> {
+        &self.profile
     }
 
     /// What the edge lets through for it.
