@@ -9,9 +9,8 @@ use crate::domain::installation::{Installation, InstallationStatus, Mode};
 use crate::domain::reason::{ReasonCode, Refusal, Stop};
 use crate::domain::record::Decision;
 use crate::domain::secret::Secret;
-use crate::policy::action::{CredentialFacts, FlagFacts, UseCredential, UseFallback};
-use crate::policy::{Denied, Permit, Snapshot};
-use crate::routing::{Destination, installation_facts};
+use crate::policy::action::{CredentialFacts, SendMessage, UseCredential, UseFallback};
+use crate::policy::{Denied, Permit, Snapshot, facts};
 use crate::store::directory::{Directory, Kept};
 use crate::vault::{OpenGrant, Vault, field};
 
@@ -84,21 +83,21 @@ pub struct Selection {
     pub outcome: Result<CredentialLease, Stop>,
 }
 
-/// Selects the credential for a destination.
-pub fn select(policy: &Snapshot, directory: &Directory, destination: &Destination, allow_fallback: bool) -> Selection {
+/// Selects the credential for a permitted send: the installation is the one that the permit names.
+pub fn select(policy: &Snapshot, directory: &Directory, spoken: &Permit<SendMessage>, allow_fallback: bool) -> Selection {
     let mut decisions = Vec::new();
-    let outcome = choose(policy, directory, destination, allow_fallback, &mut decisions);
+    let outcome = choose(policy, directory, spoken, allow_fallback, &mut decisions);
     Selection { decisions, outcome }
 }
 
 fn choose(
     policy: &Snapshot,
     directory: &Directory,
-    destination: &Destination,
+    spoken: &Permit<SendMessage>,
     allow_fallback: bool,
     decisions: &mut Vec<Arc<Decision>>,
 ) -> Result<CredentialLease, Stop> {
-    let own = destination.installation();
+    let own = directory.installations.get(&spoken.ask().installation.id).ok_or(ReasonCode::CredentialsAbsent)?;
     match unusable(own) {
         None => lease(policy, directory, own, None, decisions),
         Some(_) if allow_fallback => {
@@ -128,7 +127,7 @@ fn lease(
 ) -> Result<CredentialLease, Stop> {
     let stored = installation.secret(field::CREDENTIAL).ok_or(ReasonCode::CredentialsAbsent)?;
     let ask = UseCredential {
-        installation: installation_facts(directory, &installation.item),
+        installation: facts::installation(directory, &installation.item),
         credential: CredentialFacts {
             id: stored.id.clone(),
             provider: installation.item.provider,
@@ -161,11 +160,11 @@ fn fall_back(
         return Err(Refusal::of(code).into());
     };
     let ask = UseFallback {
-        from: installation_facts(directory, own),
-        to: installation_facts(directory, &to.item),
+        from: facts::installation(directory, own),
+        to: facts::installation(directory, &to.item),
         own_credential_usable: unusable(from).is_none(),
         binding_allows: true,
-        flag: FlagFacts { provider: own.provider, flag: directory.flag(own.provider) },
+        flag: facts::flag(directory, own.provider),
     };
     let permit = keep(policy.decide(ask), decisions)?;
     Ok((to.clone(), permit))

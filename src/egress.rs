@@ -170,7 +170,7 @@ impl Egress {
                 d.decision()
             })?;
         self.enter(&policy, &directory, &installation.item, trail)?;
-        let selection = credentials::select(&policy, &directory, &destination, allow_fallback);
+        let selection = credentials::select(&policy, &directory, destination.permit(), allow_fallback);
         for decision in selection.decisions {
             self.metrics.decision(decision.action, decision.allowed, decision.code, 0.0);
             trail.decisions.push(decision);

@@ -1,4 +1,274 @@
-//! byoa-gateway: webhooks in, decided by Cedar, stored, delivered, answered.
+//! A gateway between messaging providers and the agents that answer people.
+//!
+//! Slack, Telegram and WhatsApp call in with webhooks. Each is proved with the secrets of the app it is addressed to, bound
+//! to an installation of one tenant, decided by Cedar policies, and committed to disk before it is acknowledged. Agents are
+//! sent what is theirs, at least once and signed, and answer through the gateway, which alone opens the provider's
+//! credential, and only for a send that policy permitted.
+//!
+//! Modules stand on floors and use what is below: [`domain`] at the ground; [`config`], [`telemetry`], [`crypto`], [`wire`];
+//! [`providers`], [`transport`], [`store`]; [`vault`]; [`authn`]; [`policy`]; [`routing`], [`rollout`], [`credentials`];
+//! [`ingress`], [`egress`], [`delivery`], [`admin`]; [`http`]; [`app`]; [`cli`] on top. `docs/architecture.md` has the map.
+//!
+//! # Seals
+//!
+//! What a type proves holds because nothing else can make one. Each pair below differs in one line: the first must not
+//! compile, the second must.
+//!
+//! A signature is valid when `providers` proved it.
+//!
+//! ```compile_fail,E0451
+//! use byoa_gateway::domain::reason::ReasonCode;
+//! use byoa_gateway::providers::{Inspected, SecretSlot, SignatureValid, SigningSecrets};
+//! fn prove(claim: Inspected, body: &[u8], secrets: &SigningSecrets) -> Result<SignatureValid, ReasonCode> {
+//!     Ok(SignatureValid { slot: SecretSlot::Current })
+//! }
+//! ```
+//!
+//! ```
+//! use byoa_gateway::domain::reason::ReasonCode;
+//! use byoa_gateway::providers::{Inspected, SecretSlot, SignatureValid, SigningSecrets};
+//! fn prove(claim: Inspected, body: &[u8], secrets: &SigningSecrets) -> Result<SignatureValid, ReasonCode> {
+//!     claim.prove(body, secrets)
+//! }
+//! ```
+//!
+//! A sender is who a verified event came from.
+//!
+//! ```compile_fail,E0423
+//! use byoa_gateway::authn::principal::{Bound, Sender, SenderMode};
+//! use byoa_gateway::authn::webhook::Verified;
+//! use byoa_gateway::domain::installation::Installation;
+//! use byoa_gateway::store::directory::Kept;
+//! fn sender(installation: std::sync::Arc<Kept<Installation>>, verified: &Verified) -> Sender {
+//!     Sender::Slack(SenderMode::Byoa(Bound(installation)))
+//! }
+//! ```
+//!
+//! ```
+//! use byoa_gateway::authn::principal::{Bound, Sender, SenderMode};
+//! use byoa_gateway::authn::webhook::Verified;
+//! use byoa_gateway::domain::installation::Installation;
+//! use byoa_gateway::store::directory::Kept;
+//! fn sender(installation: std::sync::Arc<Kept<Installation>>, verified: &Verified) -> Sender {
+//!     verified.sender().clone()
+//! }
+//! ```
+//!
+//! An agent is whoever has its token.
+//!
+//! ```compile_fail,E0423
+//! use byoa_gateway::authn::{agent::authenticate, principal::AgentPrincipal};
+//! use byoa_gateway::domain::{installation::Agent, reason::ReasonCode};
+//! use byoa_gateway::store::directory::{Directory, Kept};
+//! use byoa_gateway::vault::Vault;
+//! fn agent(directory: &Directory, vault: &Vault, known: std::sync::Arc<Kept<Agent>>) -> Result<AgentPrincipal, ReasonCode> {
+//!     Ok(AgentPrincipal(known))
+//! }
+//! ```
+//!
+//! ```
+//! use byoa_gateway::authn::{agent::authenticate, principal::AgentPrincipal};
+//! use byoa_gateway::domain::{installation::Agent, reason::ReasonCode};
+//! use byoa_gateway::store::directory::{Directory, Kept};
+//! use byoa_gateway::vault::Vault;
+//! fn agent(directory: &Directory, vault: &Vault, known: std::sync::Arc<Kept<Agent>>) -> Result<AgentPrincipal, ReasonCode> {
+//!     authenticate(Some("token"), directory, vault)
+//! }
+//! ```
+//!
+//! An operator is whoever has his token.
+//!
+//! ```compile_fail,E0451
+//! use byoa_gateway::authn::{operator::Operators, principal::{OperatorPrincipal, Role}};
+//! use byoa_gateway::domain::reason::ReasonCode;
+//! fn operator(operators: &Operators) -> Result<OperatorPrincipal, ReasonCode> {
+//!     Ok(OperatorPrincipal { name: "ann".into(), role: Role::Security })
+//! }
+//! ```
+//!
+//! ```
+//! use byoa_gateway::authn::{operator::Operators, principal::{OperatorPrincipal, Role}};
+//! use byoa_gateway::domain::reason::ReasonCode;
+//! fn operator(operators: &Operators) -> Result<OperatorPrincipal, ReasonCode> {
+//!     operators.authenticate(Some("token"))
+//! }
+//! ```
+//!
+//! An event is verified when it was read from a proved request.
+//!
+//! ```compile_fail,E0451
+//! use byoa_gateway::authn::principal::Sender;
+//! use byoa_gateway::authn::webhook::{Binding, Verified};
+//! use byoa_gateway::domain::message::InboundEvent;
+//! use byoa_gateway::providers::SecretSlot;
+//! fn verified(binding: Binding, sender: Sender, event: InboundEvent) -> Option<Box<Verified>> {
+//!     match binding {
+//!         Binding::Bound(_) => Some(Box::new(Verified { sender, event, slot: SecretSlot::Current })),
+//!         Binding::Refused(_) => None,
+//!     }
+//! }
+//! ```
+//!
+//! ```
+//! use byoa_gateway::authn::principal::Sender;
+//! use byoa_gateway::authn::webhook::{Binding, Verified};
+//! use byoa_gateway::domain::message::InboundEvent;
+//! use byoa_gateway::providers::SecretSlot;
+//! fn verified(binding: Binding, sender: Sender, event: InboundEvent) -> Option<Box<Verified>> {
+//!     match binding {
+//!         Binding::Bound(verified) => Some(verified),
+//!         Binding::Refused(_) => None,
+//!     }
+//! }
+//! ```
+//!
+//! A permit is the law's yes to one question.
+//!
+//! ```compile_fail,E0451
+//! use byoa_gateway::policy::{Decision, Denied, Permit, SendMessage, Snapshot};
+//! fn permit(law: &Snapshot, ask: SendMessage, decision: std::sync::Arc<Decision>) -> Result<Permit<SendMessage>, Denied> {
+//!     Ok(Permit { ask, decision })
+//! }
+//! ```
+//!
+//! ```
+//! use byoa_gateway::policy::{Decision, Denied, Permit, SendMessage, Snapshot};
+//! fn permit(law: &Snapshot, ask: SendMessage, decision: std::sync::Arc<Decision>) -> Result<Permit<SendMessage>, Denied> {
+//!     law.decide(ask)
+//! }
+//! ```
+//!
+//! An event is routed when policy permitted it to an agent.
+//!
+//! ```compile_fail,E0451
+//! use byoa_gateway::authn::webhook::Verified;
+//! use byoa_gateway::domain::installation::Binding;
+//! use byoa_gateway::policy::{Permit, RouteMessage, Snapshot};
+//! use byoa_gateway::routing::{self, Routed};
+//! use byoa_gateway::store::directory::{Directory, Kept};
+//! type Found = (std::sync::Arc<Kept<Binding>>, Permit<RouteMessage>);
+//! fn routed(law: &Snapshot, directory: &Directory, verified: Box<Verified>, (binding, permit): Found) -> Option<Routed> {
+//!     Some(Routed { verified, binding, permit })
+//! }
+//! ```
+//!
+//! ```
+//! use byoa_gateway::authn::webhook::Verified;
+//! use byoa_gateway::domain::installation::Binding;
+//! use byoa_gateway::policy::{Permit, RouteMessage, Snapshot};
+//! use byoa_gateway::routing::{self, Routed};
+//! use byoa_gateway::store::directory::{Directory, Kept};
+//! type Found = (std::sync::Arc<Kept<Binding>>, Permit<RouteMessage>);
+//! fn routed(law: &Snapshot, directory: &Directory, verified: Box<Verified>, (binding, permit): Found) -> Option<Routed> {
+//!     routing::inbound(law, directory, verified).ok()
+//! }
+//! ```
+//!
+//! A lease is a credential that policy permitted for one send.
+//!
+//! ```compile_fail,E0451
+//! use byoa_gateway::credentials::{self, CredentialLease};
+//! use byoa_gateway::domain::installation::Installation;
+//! use byoa_gateway::policy::{Permit, SendMessage, Snapshot, UseCredential};
+//! use byoa_gateway::store::directory::{Directory, Kept};
+//! type Stolen = (std::sync::Arc<Kept<Installation>>, Permit<UseCredential>);
+//! fn lease(law: &Snapshot, all: &Directory, spoken: &Permit<SendMessage>, (installation, permit): Stolen) -> Option<CredentialLease> {
+//!     Some(CredentialLease { installation, permit, fallback: None })
+//! }
+//! ```
+//!
+//! ```
+//! use byoa_gateway::credentials::{self, CredentialLease};
+//! use byoa_gateway::domain::installation::Installation;
+//! use byoa_gateway::policy::{Permit, SendMessage, Snapshot, UseCredential};
+//! use byoa_gateway::store::directory::{Directory, Kept};
+//! type Stolen = (std::sync::Arc<Kept<Installation>>, Permit<UseCredential>);
+//! fn lease(law: &Snapshot, all: &Directory, spoken: &Permit<SendMessage>, (installation, permit): Stolen) -> Option<CredentialLease> {
+//!     credentials::select(law, all, spoken, false).outcome.ok()
+//! }
+//! ```
+//!
+//! A credential opens for the permit that names it, and not for an id.
+//!
+//! ```compile_fail,E0277
+//! use byoa_gateway::domain::{ids::InstallationId, reason::Failure, secret::Secret};
+//! use byoa_gateway::policy::{Permit, UseCredential};
+//! use byoa_gateway::{store::directory::Directory, vault::Vault};
+//! fn open(vault: &Vault, all: &Directory, id: &InstallationId, permit: &Permit<UseCredential>) -> Result<Secret, Failure> {
+//!     vault.credential(id, all)
+//! }
+//! ```
+//!
+//! ```
+//! use byoa_gateway::domain::{ids::InstallationId, reason::Failure, secret::Secret};
+//! use byoa_gateway::policy::{Permit, UseCredential};
+//! use byoa_gateway::{store::directory::Directory, vault::Vault};
+//! fn open(vault: &Vault, all: &Directory, id: &InstallationId, permit: &Permit<UseCredential>) -> Result<Secret, Failure> {
+//!     vault.credential(permit, all)
+//! }
+//! ```
+//!
+//! Nor for the answer to another question.
+//!
+//! ```compile_fail,E0277
+//! use byoa_gateway::domain::{reason::Failure, secret::Secret};
+//! use byoa_gateway::policy::{Permit, SendMessage, UseCredential};
+//! use byoa_gateway::{store::directory::Directory, vault::Vault};
+//! fn open(vault: &Vault, all: &Directory, permit: &Permit<SendMessage>) -> Result<Secret, Failure> {
+//!     vault.credential(permit, all)
+//! }
+//! ```
+//!
+//! ```
+//! use byoa_gateway::domain::{reason::Failure, secret::Secret};
+//! use byoa_gateway::policy::{Permit, SendMessage, UseCredential};
+//! use byoa_gateway::{store::directory::Directory, vault::Vault};
+//! fn open(vault: &Vault, all: &Directory, permit: &Permit<UseCredential>) -> Result<Secret, Failure> {
+//!     vault.credential(permit, all)
+//! }
+//! ```
+//!
+//! A secret does not print.
+//!
+//! ```compile_fail,E0277
+//! use byoa_gateway::domain::secret::Secret;
+//! let secret = Secret::new("xoxb-1".to_owned());
+//! println!("{secret}");
+//! ```
+//!
+//! ```
+//! use byoa_gateway::domain::secret::Secret;
+//! let secret = Secret::new("xoxb-1".to_owned());
+//! println!("{secret:?}"); // [redacted]
+//! ```
+//!
+//! It is not copied.
+//!
+//! ```compile_fail,E0599
+//! use byoa_gateway::domain::secret::Secret;
+//! let secret = Secret::new("xoxb-1".to_owned());
+//! let other: Secret = secret.clone();
+//! ```
+//!
+//! ```
+//! use byoa_gateway::domain::secret::Secret;
+//! let secret = Secret::new("xoxb-1".to_owned());
+//! let other: Secret = secret;
+//! ```
+//!
+//! It is not written to JSON.
+//!
+//! ```compile_fail,E0277
+//! use byoa_gateway::domain::secret::Secret;
+//! let secret = Secret::new("xoxb-1".to_owned());
+//! serde_json::to_string(&secret).unwrap();
+//! ```
+//!
+//! ```
+//! use byoa_gateway::domain::secret::Secret;
+//! let secret = Secret::new("xoxb-1".to_owned());
+//! serde_json::to_string(secret.expose()).unwrap();
+//! ```
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::string_slice))]
 

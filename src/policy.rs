@@ -1,12 +1,13 @@
 //! Judgement: may this happen? The one place that knows Cedar.
 //!
 //! Owns the schema, the loaded law and every answer given from it. A question is a struct of [`action`]; the answer is a
-//! [`Permit`] that nothing else can make, or a [`Denied`]. Never looks anything up (the facts come with the question),
-//! never acts, never waits: reading the law at start is its only I/O. Floor 5.
+//! [`Permit`] that nothing else can make, or a [`Denied`]. Answering looks nothing up (the facts come with the question, put
+//! together by [`facts`]), never acts, never waits: reading the law at start is its only I/O. Floor 5.
 
 pub mod action;
 pub mod decide;
 mod entities;
+pub mod facts;
 pub mod load;
 mod validate;
 

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use crate::domain::installation::{Installation, Mode};
 use crate::domain::record::Decision;
 use crate::policy::action::EnterRollout;
-use crate::policy::{Denied, Snapshot};
-use crate::routing::org_facts;
+use crate::policy::{Denied, Snapshot, facts};
 use crate::store::directory::Directory;
 
 /// Asks `EnterRollout` for a bring-your-own installation. Platform apps run at every stage: `None`.
@@ -18,9 +17,9 @@ pub fn enter(policy: &Snapshot, directory: &Directory, installation: &Installati
         return Ok(None);
     }
     let ask = EnterRollout {
-        org: org_facts(directory, &installation.org),
+        org: facts::org(directory, &installation.org),
         provider: installation.provider,
-        flag: crate::policy::action::FlagFacts { provider: installation.provider, flag: directory.flag(installation.provider) },
+        flag: facts::flag(directory, installation.provider),
     };
     policy.decide(ask).map(|permit| Some(permit.decision().clone()))
 }

@@ -5,37 +5,13 @@ use std::sync::Arc;
 
 use crate::authn::principal::AgentPrincipal;
 use crate::authn::webhook::Verified;
-use crate::domain::ids::OrgId;
-use crate::domain::installation::{Agent, Binding, ExternalAccount, Installation, Selector};
+use crate::domain::installation::{Binding, ExternalAccount, Installation, Selector};
 use crate::domain::message::{ConversationKind, InboundEvent};
 use crate::domain::reason::{ReasonCode, Refusal};
 use crate::domain::record::Decision;
-use crate::policy::action::{AgentFacts, Freshness, InstallationFacts, OrgFacts, RouteMessage, SendMessage};
-use crate::policy::{Denied, Permit, Snapshot};
+use crate::policy::action::{Freshness, RouteMessage, SendMessage};
+use crate::policy::{Denied, Permit, Snapshot, facts};
 use crate::store::directory::{Directory, Kept};
-
-/// What the policies may know of an org. One that is not declared is as good as suspended.
-pub fn org_facts(directory: &Directory, id: &OrgId) -> OrgFacts {
-    match directory.orgs.get(id) {
-        Some(org) => OrgFacts { id: id.clone(), suspended: org.item.suspended, fallback_opt_in: org.item.fallback_opt_in.clone() },
-        None => OrgFacts { id: id.clone(), suspended: true, fallback_opt_in: Default::default() },
-    }
-}
-
-/// What the policies may know of an installation.
-pub fn installation_facts(directory: &Directory, installation: &Installation) -> InstallationFacts {
-    InstallationFacts {
-        id: installation.id.clone(),
-        provider: installation.provider,
-        owner: installation.owner.clone(),
-        active: installation.status.hears(),
-        org: org_facts(directory, &installation.org),
-    }
-}
-
-fn agent_facts(agent: &Agent) -> AgentFacts {
-    AgentFacts { id: agent.id.clone(), org: agent.org.clone() }
-}
 
 /// Policy permitted this event to this agent.
 pub struct Routed {
@@ -88,8 +64,8 @@ pub fn inbound(policy: &Snapshot, directory: &Directory, verified: Box<Verified>
         return Err(Unrouted { verified, refusal: none(ReasonCode::RoutingNoRoute), decision: None });
     };
     let ask = RouteMessage {
-        installation: installation_facts(directory, installation),
-        agent: agent_facts(&agent.item),
+        installation: facts::installation(directory, installation),
+        agent: facts::agent(&agent.item),
         event_type: event.kind.cloud_type(),
         conversation: event.normal.conversation.as_ref().map(|c| c.id.clone()),
         conversation_kind: event.normal.conversation.as_ref().map(|c| c.kind.as_str()),
@@ -146,14 +122,13 @@ pub fn session_peer<'a>(binding: &Binding, event: &'a InboundEvent) -> Option<&'
 
 /// Policy permitted this agent to speak here.
 pub struct Destination {
-    installation: Arc<Kept<Installation>>,
     permit: Permit<SendMessage>,
 }
 
 impl Destination {
-    /// Through which installation.
-    pub fn installation(&self) -> &Arc<Kept<Installation>> {
-        &self.installation
+    /// The proof, which names the installation; what a credential is selected for.
+    pub fn permit(&self) -> &Permit<SendMessage> {
+        &self.permit
     }
 
     /// What the policies said.
@@ -177,21 +152,20 @@ pub fn outbound(
     let agent = principal.agent();
     let bound = directory.bindings_of(&installation.item.id).iter().any(|b| b.item.enabled && b.item.agent == agent.id);
     let ask = SendMessage {
-        agent: agent_facts(agent),
-        installation: installation_facts(directory, &installation.item),
+        agent: facts::agent(agent),
+        installation: facts::installation(directory, &installation.item),
         conversation: conversation.to_owned(),
         bound,
         reply,
     };
-    let permit = policy.decide(ask)?;
-    Ok(Destination { installation: installation.clone(), permit })
+    Ok(Destination { permit: policy.decide(ask)? })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::domain::clock::Timestamp;
-    use crate::domain::ids::{AgentId, BindingId, InstallationId, ProfileId};
+    use crate::domain::ids::{AgentId, BindingId, InstallationId, OrgId, ProfileId};
     use crate::domain::installation::{InstallationStatus, Ownership, ProviderKind};
     use crate::domain::message::{AccountClaim, Conversation, EventKind, Normal, Sender};
     use proptest::prelude::*;

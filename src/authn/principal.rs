@@ -6,7 +6,7 @@ use crate::domain::installation::{Agent, ExternalAccount, Installation, Mode, Pr
 use crate::store::directory::Kept;
 
 /// A verified webhook sender, per provider: whoever takes one knows whose account it speaks for.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Sender {
     /// Slack.
     Slack(SenderMode),
@@ -17,7 +17,7 @@ pub enum Sender {
 }
 
 /// Per mode: a platform principal can never be mistaken for a tenant's.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum SenderMode {
     /// The platform's app, in this installation.
     Platform(Bound),
@@ -25,8 +25,8 @@ pub enum SenderMode {
     Byoa(Bound),
 }
 
-/// The installation that a proved event was bound to.
-#[derive(Clone, Debug)]
+/// The installation that a proved event was bound to. Not `Clone`: a bound one cannot be wrapped again as another mode's.
+#[derive(Debug)]
 pub struct Bound(Arc<Kept<Installation>>);
 
 impl Sender {

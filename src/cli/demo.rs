@@ -29,7 +29,6 @@ use crate::domain::clock::Clock;
 use crate::domain::delivery::Claimed;
 use crate::domain::installation::ProviderKind;
 use crate::domain::reason::Failure;
-use crate::telemetry;
 use crate::transport::Transport;
 use desk::Desk;
 use echo::Echo;
@@ -163,7 +162,7 @@ impl Stage {
 }
 
 pub(super) async fn run(once: bool) -> Result<(), CliError> {
-    telemetry::start(&house::log());
+    serve::start_log(&house::log());
     serve::harden();
     let mut stop = Stop::listen()?;
     let mut stage = Stage::set().await?;

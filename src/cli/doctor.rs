@@ -24,7 +24,7 @@ pub(super) async fn run(target: &Target, output: Output) -> Result<(), CliError>
     match target.call(Method::GET, "/v1/doctor", None).await {
         Ok(answer) => {
             items.push(good("gateway", "answers".into()));
-            items.extend(answer["items"].as_array().cloned().unwrap_or_default());
+            items.extend(answer.get("items").and_then(Value::as_array).cloned().unwrap_or_default());
         }
         Err(CliError::Found(why) | CliError::Unable(why)) => {
             items.push(bad("gateway", why, "start it with `byoa serve`; until then only files are checked"));

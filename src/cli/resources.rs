@@ -25,7 +25,7 @@ pub(super) async fn apply(target: &Target, file: &Path, dry_run: bool) -> Result
     resolve(&mut document).map_err(|e| CliError::Found(format!("{}: {e}", file.display())))?;
     let path = if dry_run { "/v1/apply?dry_run=true" } else { "/v1/apply" };
     let answer = target.call(Method::POST, path, Some(&document)).await?;
-    for item in answer["items"].as_array().into_iter().flatten() {
+    for item in answer.get("items").and_then(Value::as_array).into_iter().flatten() {
         let would = if dry_run { " (dry run)" } else { "" };
         anstream::println!("{}/{} {}{would}", cell(&item["kind"]), cell(&item["id"]), cell(&item["action"]));
     }

@@ -6,14 +6,23 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::CliError;
 use crate::app::{EnvSecrets, Gateway};
-use crate::config::Config;
+use crate::config::{Config, LogFormat, LogSection};
 use crate::domain::clock::Clock;
-use crate::telemetry;
+use crate::telemetry::{self, Lines};
 
 /// Secrets from the environment, taken once.
 pub(super) fn env_secrets() -> EnvSecrets {
     let var = |name: &str| std::env::var(name).ok().filter(|v| !v.trim().is_empty());
     EnvSecrets { master_keys: var("BYOA_MASTER_KEYS"), operator_token: var("BYOA_OPERATOR_TOKEN") }
+}
+
+/// Starts logging as the settings say.
+pub(super) fn start_log(log: &LogSection) {
+    let lines = match log.format {
+        LogFormat::Json => Lines::Json,
+        LogFormat::Human => Lines::Human,
+    };
+    telemetry::start(lines, &log.level);
 }
 
 /// Secrets live in this process's memory: no core dump may hold them, no other process of the user may look.
@@ -28,7 +37,7 @@ fn listen_for(kind: SignalKind) -> Result<Signal, CliError> {
 }
 
 pub(super) async fn run(config: Config) -> Result<(), CliError> {
-    telemetry::start(&config.log);
+    start_log(&config.log);
     harden();
     let (mut term, mut int) = (listen_for(SignalKind::terminate())?, listen_for(SignalKind::interrupt())?);
     let gateway =

@@ -1,5 +1,7 @@
 //! The operator API, health and metrics. Every handler is a door to one function of `admin`.
 
+#![expect(clippy::result_large_err, reason = "a refusal is an answer as large as any other")]
+
 use std::collections::HashMap;
 use std::sync::Arc;
 

@@ -343,7 +343,7 @@ pub(super) async fn journey(pool: &SqlitePool, event: &EventId) -> Result<Option
             rows(pool, "SELECT number, at_ms, took_ms, status, code FROM attempts WHERE delivery = $1 ORDER BY number", key).await?,
         );
     }
-    let session = journey["session"].as_str().unwrap_or_default().to_owned();
+    let session = journey.get("session").and_then(Json::as_str).unwrap_or_default().to_owned();
     let sessions = rows(
         pool,
         "SELECT id, key, status, conversation, thread, peer, created_ms, last_ms, predecessor FROM sessions WHERE id = $1",

@@ -146,6 +146,7 @@ pub(super) async fn run(
 
 type AcceptJob = (Box<AcceptRequest>, oneshot::Sender<Result<Vec<Acceptance>, StoreError>>);
 type TaskJob = (AnyWork, Acked);
+type Answer = (Acked, Result<Box<dyn Any + Send>, StoreError>);
 
 impl Writer {
     async fn commit(&mut self, accepts: Vec<AcceptJob>, tasks: Vec<TaskJob>) {
@@ -155,7 +156,7 @@ impl Writer {
             lock(&self.outbox).rebuild(open);
         }
         let (requests, acks): (Vec<_>, Vec<_>) = accepts.into_iter().unzip();
-        let mut answers: Vec<(Acked, Result<Box<dyn Any + Send>, StoreError>)> = Vec::with_capacity(tasks.len());
+        let mut answers: Vec<Answer> = Vec::with_capacity(tasks.len());
         let result = self.transact(&requests, tasks, &mut answers).await;
         match result {
             Ok((mut acceptances, opened)) => {
@@ -191,7 +192,7 @@ impl Writer {
         &mut self,
         requests: &[Box<AcceptRequest>],
         tasks: Vec<TaskJob>,
-        answers: &mut Vec<(Acked, Result<Box<dyn Any + Send>, StoreError>)>,
+        answers: &mut Vec<Answer>,
     ) -> Result<(Vec<Vec<Acceptance>>, Vec<Open>), StoreError> {
         if let Err(e) = queries::run(&mut self.conn, "BEGIN IMMEDIATE").await {
             for (_, ack) in tasks {

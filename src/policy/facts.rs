@@ -1,0 +1,36 @@
+//! From what operators declared to what policies may know of it, so that every question about one thing states the same
+//! facts. Reads the directory it is handed, decides nothing. Floor 5.
+
+use super::action::{AgentFacts, FlagFacts, InstallationFacts, OrgFacts};
+use crate::domain::ids::OrgId;
+use crate::domain::installation::{Agent, Installation, ProviderKind};
+use crate::store::directory::Directory;
+
+/// What the policies may know of an org. One that is not declared is as good as suspended.
+pub fn org(directory: &Directory, id: &OrgId) -> OrgFacts {
+    match directory.orgs.get(id) {
+        Some(org) => OrgFacts { id: id.clone(), suspended: org.item.suspended, fallback_opt_in: org.item.fallback_opt_in.clone() },
+        None => OrgFacts { id: id.clone(), suspended: true, fallback_opt_in: Default::default() },
+    }
+}
+
+/// What the policies may know of an installation.
+pub fn installation(directory: &Directory, installation: &Installation) -> InstallationFacts {
+    InstallationFacts {
+        id: installation.id.clone(),
+        provider: installation.provider,
+        owner: installation.owner.clone(),
+        active: installation.status.hears(),
+        org: org(directory, &installation.org),
+    }
+}
+
+/// What the policies may know of an agent.
+pub fn agent(agent: &Agent) -> AgentFacts {
+    AgentFacts { id: agent.id.clone(), org: agent.org.clone() }
+}
+
+/// How far a provider is rolled out; a flag that is not there is `off`.
+pub fn flag(directory: &Directory, provider: ProviderKind) -> FlagFacts {
+    FlagFacts { provider, flag: directory.flag(provider) }
+}
