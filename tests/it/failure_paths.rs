@@ -1,1 +1,82 @@
-//! To come.
+//! The failure-path matrix as data: `tests/tables/failure_paths/NNN.yaml` is one row, read here, played against a gateway
+//! of its own through its real listeners, for every provider and mode that the row names.
+//!
+//! What a row expects is checked word by word; everything else that can be seen of it (headers, rows written, metrics,
+//! audit) is in `snapshots/`, one file a row.
+
+mod play;
+mod row;
+
+use std::collections::BTreeSet;
+
+use row::{Matrix, Row, To};
+
+async fn row(id: &str) {
+    let row = Row::read(id);
+    let (mut wrong, mut shown, mut answers) = (Vec::new(), format!("{} {}\n", row.id, row.title), Vec::new());
+    for case in row.plays() {
+        let played = play::play(&case).await;
+        let name = case.name();
+        wrong.extend(played.wrong.into_iter().map(|why| format!("{name}: {why}")));
+        shown.push_str(&format!("\n## {name}\n{}", played.shown));
+        answers.extend(played.answer.map(|answer| (case.to, name, answer)));
+    }
+    if row.same_answer {
+        for pair in answers.windows(2).filter(|pair| pair[0].0 == pair[1].0) {
+            if pair[0].2 != pair[1].2 {
+                wrong.push(format!("{} and {} are answered differently", pair[0].1, pair[1].1));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "row {id}, {}:\n{}\n\n{shown}", row.title, wrong.join("\n"));
+    insta::with_settings!({ snapshot_path => "snapshots", prepend_module_to_snapshot => false, omit_expression => true }, {
+        insta::assert_snapshot!(format!("failure_path_{id}"), shown);
+    });
+}
+
+macro_rules! rows {
+    ($($name:ident)+) => {
+        $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $name() {
+            row(stringify!($name).trim_start_matches("row_")).await;
+        })+
+
+        const TESTS: &[&str] = &[$(stringify!($name)),+];
+    };
+}
+
+rows! {
+    row_001 row_002 row_003 row_004 row_005 row_006 row_007 row_008 row_009 row_010 row_011 row_012 row_013 row_014 row_015 row_016
+    row_017 row_018 row_019 row_020 row_021 row_022 row_023 row_024 row_025 row_026 row_027 row_028 row_029 row_030 row_031 row_032
+    row_041 row_042 row_043 row_044 row_045 row_046 row_047
+    row_062 row_063 row_064 row_065 row_066 row_067 row_068 row_069 row_070 row_071 row_072 row_073 row_074 row_075 row_076 row_077
+    row_078 row_079 row_080 row_081 row_082 row_083
+}
+
+/// Every row of the matrix for every provider and mode it names is played, or stands in `not_here` with its reason; and
+/// nothing stands there that is played.
+#[test]
+fn the_matrix_is_covered() {
+    let matrix = Matrix::read();
+    let files: BTreeSet<String> = Row::ids().into_iter().collect();
+    let tests: BTreeSet<String> = TESTS.iter().map(|t| t.trim_start_matches("row_").to_owned()).collect();
+    assert_eq!(files, tests, "a row without its test, or a test without its row");
+    let mut wrong = Vec::new();
+    for id in 1..=158 {
+        let id = format!("{id:03}");
+        let why = matrix.why_not_here(&id);
+        match (matrix.rows.get(&id), why, files.contains(&id)) {
+            (Some(wanted), None, true) => {
+                let played: BTreeSet<(To, &'static str)> = Row::read(&id).plays().iter().map(|p| (p.to, p.mode_word())).collect();
+                let wanted = wanted.pairs();
+                wrong.extend(wanted.difference(&played).map(|(to, mode)| format!("{id}: {to:?} {mode} is not played")));
+                wrong.extend(played.difference(&wanted).map(|(to, mode)| format!("{id}: {to:?} {mode} is not in the matrix")));
+            }
+            (None, Some(why), false) => assert!(why.len() > 20, "{id}: the reason is none: {why}"),
+            (_, Some(_), true) => wrong.push(format!("{id}: needless exemption, the row is played")),
+            (Some(_), Some(_), false) => wrong.push(format!("{id}: both wanted and exempt")),
+            (_, None, _) => wrong.push(format!("{id}: neither played nor exempt")),
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}

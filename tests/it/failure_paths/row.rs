@@ -1,0 +1,290 @@
+//! A row as a person writes it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use byoa_gateway::domain::installation::{Mode, ProviderKind};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_yaml::{Mapping, Value};
+
+use crate::support::here;
+
+const FOLDER: &str = "tests/tables/failure_paths";
+
+/// To whom a request goes: a provider's webhook address, or the process as a whole.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum To {
+    Slack,
+    Telegram,
+    WhatsApp,
+    Proc,
+}
+
+impl To {
+    pub fn provider(self) -> Option<ProviderKind> {
+        match self {
+            Self::Slack => Some(ProviderKind::Slack),
+            Self::Telegram => Some(ProviderKind::Telegram),
+            Self::WhatsApp => Some(ProviderKind::WhatsApp),
+            Self::Proc => None,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Row {
+    pub id: String,
+    pub title: String,
+    pub to: Vec<To>,
+    #[serde(default)]
+    pub mode: Vec<Mode>,
+    /// Why something in it is as it is.
+    #[serde(default)]
+    #[allow(dead_code, reason = "for the reader")]
+    pub note: Option<String>,
+    /// All cases of one provider are answered alike, to the byte.
+    #[serde(default)]
+    pub same_answer: bool,
+    #[serde(default)]
+    given: Mapping,
+    #[serde(default)]
+    when: Mapping,
+    expect: Mapping,
+    /// Variants by name; what a case says wins over what the row says.
+    #[serde(default)]
+    cases: Mapping,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Case {
+    to: Option<Vec<To>>,
+    mode: Option<Vec<Mode>>,
+    #[serde(default)]
+    given: Mapping,
+    #[serde(default)]
+    when: Mapping,
+    #[serde(default)]
+    expect: Mapping,
+}
+
+/// The state before.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Given {
+    /// Settings over the defaults.
+    pub config: Mapping,
+    /// Resources beside the world's.
+    pub apply: Value,
+    /// Statements that damage stored rows.
+    pub damage: Vec<String>,
+}
+
+/// The request, in the words that are said in `README.md` beside the rows. What is left out is right.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct When {
+    pub sample: Option<String>,
+    pub method: Option<String>,
+    pub at: Option<String>,
+    pub path: Option<String>,
+    pub query: Option<String>,
+    pub sign_with: Option<String>,
+    pub timestamp_offset_s: i64,
+    pub timestamp: Option<String>,
+    pub proof: Option<String>,
+    pub proof_again: Option<String>,
+    pub drop_headers: Vec<String>,
+    pub headers: Vec<(String, String)>,
+    pub content_type: Option<String>,
+    pub body: Option<String>,
+    pub body_hex: Option<String>,
+    pub body_depth: Option<usize>,
+    pub body_bytes: Option<usize>,
+    pub edit: Vec<(String, String)>,
+    pub edit_after_signing: Vec<(String, String)>,
+    pub framing: Option<String>,
+    pub wire_body: Option<String>,
+    pub body_withheld: bool,
+    pub dribble: Option<String>,
+    pub repeat: Option<usize>,
+    pub silent_connections: Option<usize>,
+    pub wire: Option<String>,
+    pub header_lines: Option<usize>,
+    pub header_bytes: Option<usize>,
+    pub operate: Option<Operate>,
+    pub config_file: Option<String>,
+    pub environment: Vec<(String, String)>,
+}
+
+/// A call of the operator API.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Operate {
+    pub method: String,
+    pub path: String,
+    pub document: Value,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Expect {
+    /// The status; left out where the connection ends without an answer.
+    pub status: Option<u16>,
+    /// `unauthenticated`, `refused`, `accepted`, `duplicate`, `handshake`, `failed`; `none` where no handler ran.
+    pub outcome: Option<String>,
+    /// The reason in metrics and records; absent where nothing was refused.
+    pub reason: Option<String>,
+    /// `nothing`, `event`, `refusal`, `handshake`, or rows by table.
+    pub writes: Value,
+    pub body: Option<String>,
+    pub content_type: Option<String>,
+    /// Whether the refusal keeps the body's first bytes.
+    pub excerpt: Option<bool>,
+    pub retry_after: bool,
+    pub allow: Option<String>,
+    /// The connection ends after the answer.
+    pub ends: bool,
+    /// The stored event is the body, byte for byte.
+    pub kept_bytes: bool,
+    /// The org of what was written.
+    pub org: Option<String>,
+    /// Texts the stored event's reading holds.
+    pub reads: Vec<String>,
+    /// Texts that the operator's answer or the process's error holds.
+    pub says: Vec<String>,
+    /// The profile that the refusal before proof is counted on; its own where left out, `none` for nobody's.
+    pub counted_on: Option<String>,
+    /// The provider it is counted under, where that is not the request's own.
+    pub counted_provider: Option<String>,
+}
+
+/// One case for one provider and mode.
+#[derive(Clone, Debug)]
+pub struct Play {
+    pub case: String,
+    pub to: To,
+    pub mode: Option<Mode>,
+    pub given: Given,
+    pub when: When,
+    pub expect: Expect,
+}
+
+impl Play {
+    pub fn mode_word(&self) -> &'static str {
+        self.mode.map_or("any", Mode::as_str)
+    }
+
+    pub fn name(&self) -> String {
+        let to = self.to.provider().map_or("proc", ProviderKind::as_str);
+        if self.case.is_empty() { format!("{to} {}", self.mode_word()) } else { format!("{to} {}, {}", self.mode_word(), self.case) }
+    }
+}
+
+fn over<T: DeserializeOwned>(row: &Mapping, case: &Mapping, at: &str) -> T {
+    let mut all = row.clone();
+    all.extend(case.clone());
+    serde_yaml::from_value(Value::Mapping(all)).unwrap_or_else(|e| panic!("{at}: {e}"))
+}
+
+impl Row {
+    pub fn read(id: &str) -> Self {
+        let file = here(FOLDER).join(format!("{id}.yaml"));
+        let text = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        let row: Self = serde_yaml::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        assert_eq!(row.id, id, "{}", file.display());
+        row
+    }
+
+    /// The rows there are.
+    pub fn ids() -> Vec<String> {
+        let names = std::fs::read_dir(here(FOLDER)).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+        let numbered = |n: &String| n.len() == 8 && n.ends_with(".yaml") && n.starts_with(|c: char| c.is_ascii_digit());
+        names.filter(numbered).map(|n| n[..3].to_owned()).collect()
+    }
+
+    /// Case by provider by mode.
+    pub fn plays(&self) -> Vec<Play> {
+        let cases: Vec<(String, Case)> = if self.cases.is_empty() {
+            vec![(String::new(), Case::default())]
+        } else {
+            let read = |(name, case): (&Value, &Value)| {
+                let name = name.as_str().unwrap_or_else(|| panic!("{}: a case's name is a text", self.id)).to_owned();
+                let case = serde_yaml::from_value(case.clone()).unwrap_or_else(|e| panic!("{} {name}: {e}", self.id));
+                (name, case)
+            };
+            self.cases.iter().map(read).collect()
+        };
+        let mut all = Vec::new();
+        for (name, case) in cases {
+            for to in case.to.as_ref().unwrap_or(&self.to) {
+                let modes = case.mode.as_ref().unwrap_or(&self.mode);
+                let modes: Vec<Option<Mode>> = if *to == To::Proc { vec![None] } else { modes.iter().copied().map(Some).collect() };
+                for mode in modes {
+                    let at = format!("{} {name}", self.id);
+                    all.push(Play {
+                        case: name.clone(),
+                        to: *to,
+                        mode,
+                        given: over(&self.given, &case.given, &at),
+                        when: over(&self.when, &case.when, &at),
+                        expect: over(&self.expect, &case.expect, &at),
+                    });
+                }
+            }
+        }
+        assert!(!all.is_empty(), "{}: nothing to play", self.id);
+        all
+    }
+}
+
+/// What the matrix asks for.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Matrix {
+    pub rows: BTreeMap<String, Wanted>,
+    not_here: Vec<NotHere>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Wanted {
+    to: Vec<To>,
+    #[serde(default)]
+    mode: Vec<Mode>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NotHere {
+    /// `NNN` or `NNN-NNN`.
+    rows: String,
+    why: String,
+}
+
+impl Wanted {
+    pub fn pairs(&self) -> BTreeSet<(To, &'static str)> {
+        let modes: Vec<&'static str> = if self.mode.is_empty() { vec!["any"] } else { self.mode.iter().map(|m| m.as_str()).collect() };
+        self.to.iter().flat_map(|to| modes.iter().map(|mode| (*to, *mode))).collect()
+    }
+}
+
+impl Matrix {
+    pub fn read() -> Self {
+        let text = std::fs::read_to_string(here(FOLDER).join("matrix.yaml")).unwrap();
+        serde_yaml::from_str(&text).unwrap_or_else(|e| panic!("matrix.yaml: {e}"))
+    }
+
+    pub fn why_not_here(&self, id: &str) -> Option<&str> {
+        let holds = |rows: &str| match rows.split_once('-') {
+            Some((first, last)) => (first..=last).contains(&id),
+            None => rows == id,
+        };
+        let mut found = self.not_here.iter().filter(|n| holds(&n.rows));
+        let why = found.next().map(|n| n.why.as_str());
+        assert!(found.next().is_none(), "{id} is exempt twice");
+        why
+    }
+}
