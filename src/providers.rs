@@ -71,6 +71,12 @@ impl SigningSecrets {
         if candidates.is_empty() { None } else { Some(Self(candidates)) }
     }
 
+    /// How many there are.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// The first candidate whose MAC over the parts is `digest`.
     fn matching_mac(&self, parts: &[&[u8]], digest: &[u8; 32]) -> Option<SecretSlot> {
         self.0.iter().find(|s| s.key.verify(parts, digest)).map(|s| s.slot)

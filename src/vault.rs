@@ -5,13 +5,14 @@
 
 pub mod keys;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use zeroize::Zeroizing;
 
 use crate::crypto::envelope::{KeyRing, OpenError, Purpose};
 use crate::domain::clock::Timestamp;
-use crate::domain::ids::InstallationId;
+use crate::domain::ids::{InstallationId, ProfileId};
 use crate::domain::installation::{Agent, AppProfile};
 use crate::domain::reason::{Failure, ReasonCode};
 use crate::domain::secret::Secret;
@@ -42,22 +43,36 @@ pub mod field {
 
 /// Seals and opens. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Vault(Arc<KeyRing>);
+pub struct Vault {
+    ring: Arc<KeyRing>,
+    keyed: Arc<RwLock<HashMap<ProfileId, Keyed>>>,
+}
+
+/// A profile's signing secrets, opened and keyed. Opening costs as much as the whole proof of a webhook, so it is done once
+/// for as long as the profile stays as it is.
+#[derive(Debug)]
+struct Keyed {
+    /// Held, so that its address stays its own: another value at this place is another profile.
+    profile: Arc<Kept<AppProfile>>,
+    /// When a previous secret stops to count and they must be opened anew.
+    until: Option<Timestamp>,
+    secrets: Arc<SigningSecrets>,
+}
 
 impl Vault {
     /// A vault over these keys.
     pub fn new(ring: KeyRing) -> Self {
-        Self(Arc::new(ring))
+        Self { ring: Arc::new(ring), keyed: Arc::default() }
     }
 
     /// The key ring's public facts, for `doctor`.
     pub fn keys(&self) -> (usize, String) {
-        (self.0.len(), self.0.current_id())
+        (self.ring.len(), self.ring.current_id())
     }
 
     /// The keyed digest of a text, hex: what reads show shortened, and what tokens are looked up by.
     pub fn fingerprint(&self, text: &str) -> String {
-        hex::encode(self.0.fingerprint(text))
+        hex::encode(self.ring.fingerprint(text))
     }
 
     /// Seals a value for one field of one resource.
@@ -65,13 +80,13 @@ impl Vault {
     /// # Errors
     /// When the system gives no randomness.
     pub fn seal(&self, kind: &str, owner: &str, field: &str, text: &Secret) -> Result<Vec<u8>, Failure> {
-        self.0
+        self.ring
             .seal(Purpose { kind, owner, field }, text.expose().as_bytes())
             .map_err(|e| Failure::new(ReasonCode::StoreUnavailable, format!("sealing: {e}")))
     }
 
     fn open(&self, kind: &str, owner: &str, secret: &SealedSecret) -> Result<Secret, OpenError> {
-        let plain = self.0.open(Purpose { kind, owner, field: &secret.field }, &secret.sealed)?;
+        let plain = self.ring.open(Purpose { kind, owner, field: &secret.field }, &secret.sealed)?;
         let text = Zeroizing::new(String::from_utf8(plain.to_vec()).map_err(|_| OpenError::Damaged)?);
         if text.trim().is_empty() {
             return Err(OpenError::Damaged);
@@ -84,7 +99,23 @@ impl Vault {
     /// # Errors
     /// [`ReasonCode::AuthnSecretUnavailable`] when there is none or one does not open. A profile whose secret is damaged
     /// verifies nothing; it never falls back to fewer checks.
-    pub fn signing(&self, profile: &Kept<AppProfile>, now: Timestamp) -> Result<SigningSecrets, Failure> {
+    pub fn signing(&self, profile: &Arc<Kept<AppProfile>>, now: Timestamp) -> Result<Arc<SigningSecrets>, Failure> {
+        let known = self.keyed.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = known.get(&profile.item.id)
+            && Arc::ptr_eq(&known.profile, profile)
+            && known.until.is_none_or(|until| now <= until)
+        {
+            return Ok(known.secrets.clone());
+        }
+        drop(known);
+        let secrets = Arc::new(self.open_signing(profile, now)?);
+        let until = profile.secrets.iter().filter(|s| s.field == field::SIGNING_SECRET).filter_map(|s| s.until).filter(|u| now <= *u).min();
+        let keyed = Keyed { profile: profile.clone(), until, secrets: secrets.clone() };
+        self.keyed.write().unwrap_or_else(PoisonError::into_inner).insert(profile.item.id.clone(), keyed);
+        Ok(secrets)
+    }
+
+    fn open_signing(&self, profile: &Kept<AppProfile>, now: Timestamp) -> Result<SigningSecrets, Failure> {
         let unavailable =
             |e: &dyn std::fmt::Display| Failure::new(ReasonCode::AuthnSecretUnavailable, format!("profile `{}`: {e}", profile.item.id));
         let mut candidates = Vec::with_capacity(2);
@@ -138,5 +169,70 @@ impl Vault {
             .filter(|s| s.id == grant.credential())
             .ok_or_else(|| unavailable(&"the credential changed"))?;
         self.open("installations", owner.as_str(), stored).map_err(|e| unavailable(&e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::installation::{Ownership, ProviderKind};
+
+    const NOW: Timestamp = Timestamp::from_secs(1_790_000_000);
+
+    fn vault() -> Vault {
+        let mut key = Zeroizing::new([9u8; 32]);
+        key[0] = 1;
+        Vault::new(KeyRing::new(vec![key]).unwrap())
+    }
+
+    fn profile(vault: &Vault, secrets: &[(&str, &str, Option<Timestamp>)]) -> Arc<Kept<AppProfile>> {
+        let item = AppProfile {
+            id: ProfileId::parse("app").unwrap(),
+            provider: ProviderKind::Telegram,
+            owner: Ownership::Platform,
+            app_id: None,
+            ingress_id: "ingress-0123456789".into(),
+            oauth_client_id: None,
+            verifier: 1,
+        };
+        let sealed = |slot: &str, text: &str, until| SealedSecret {
+            id: "crd_1".into(),
+            field: field::SIGNING_SECRET.into(),
+            slot: slot.into(),
+            sealed: vault.seal("profiles", "app", field::SIGNING_SECRET, &Secret::new(text.to_owned())).unwrap(),
+            fingerprint: vault.fingerprint(text),
+            set: NOW,
+            until,
+        };
+        let secrets = secrets.iter().map(|(slot, text, until)| sealed(slot, text, *until)).collect();
+        Arc::new(Kept { item, secrets, updated: NOW })
+    }
+
+    #[test]
+    fn a_previous_secret_ends_with_its_overlap_though_it_was_opened_before() {
+        let vault = vault();
+        let profile = profile(&vault, &[("current", "new-secret", None), ("previous", "old-secret", Some(NOW.plus_ms(1000)))]);
+        let count = |now| vault.signing(&profile, now).unwrap().len();
+        assert_eq!((count(NOW), count(NOW.plus_ms(1000)), count(NOW.plus_ms(1001))), (2, 2, 1));
+        assert!(Arc::ptr_eq(&vault.signing(&profile, NOW.plus_ms(1002)).unwrap(), &vault.signing(&profile, NOW.plus_ms(1003)).unwrap()));
+    }
+
+    #[test]
+    fn a_changed_profile_is_opened_anew() {
+        let vault = vault();
+        let before = vault.signing(&profile(&vault, &[("current", "first", None)]), NOW).unwrap();
+        let after = vault.signing(&profile(&vault, &[("current", "second", None)]), NOW).unwrap();
+        assert!(!Arc::ptr_eq(&before, &after));
+    }
+
+    #[test]
+    fn a_damaged_or_absent_secret_verifies_nothing() {
+        let vault = vault();
+        let mut damaged = Arc::unwrap_or_clone(profile(&vault, &[("current", "secret", None)]));
+        damaged.secrets[0].sealed[40] ^= 1;
+        let lone = profile(&vault, &[("previous", "old-secret", Some(NOW.plus_ms(1000)))]);
+        for profile in [Arc::new(damaged), profile(&vault, &[]), lone] {
+            assert_eq!(vault.signing(&profile, NOW).unwrap_err().code, ReasonCode::AuthnSecretUnavailable);
+        }
     }
 }

@@ -78,7 +78,7 @@ impl Identified {
 /// The headers are those of a proof; the body decides.
 pub struct HeadersPassed {
     identified: Identified,
-    secrets: SigningSecrets,
+    secrets: Arc<SigningSecrets>,
     inspected: Inspected,
 }
 
