@@ -122,6 +122,7 @@ impl Gateway {
         let limits = config.limits.clone();
         let (public, operator) = (config.listen.public, config.listen.operator);
         let drain_timeout = Duration::from_millis(limits.drain_timeout_ms);
+        let stale = crate::policy::watch::Stale::default();
         let rooms = Arc::new(Rooms {
             ingress,
             egress,
@@ -129,10 +130,11 @@ impl Gateway {
             operators,
             store: store.clone(),
             vault,
-            engine,
+            engine: engine.clone(),
+            stale: stale.clone(),
             metrics,
             clock: clock.clone(),
-            config,
+            config: config.clone(),
             draining: stopping.clone(),
         });
         let bind = |address: SocketAddr, router| listen(address, router, &limits, stopping.clone());
@@ -145,7 +147,14 @@ impl Gateway {
         let workers = vec![
             tokio::spawn(courier.run(stopping.clone())),
             tokio::spawn(flush(store.clone(), unproved, clock.clone(), stopping.clone())),
-            tokio::spawn(sweep(store, clock, stopping)),
+            tokio::spawn(sweep(store, clock, stopping.clone())),
+            tokio::spawn(crate::policy::watch::run(
+                engine.clone(),
+                config.policies.dir.clone(),
+                config.policies.schema.clone(),
+                stale,
+                stopping,
+            )),
         ];
         Ok(Self { public, operator, rooms, stop, listeners: vec![public_task, operator_task], workers, drain_timeout })
     }

@@ -40,6 +40,8 @@ pub struct Rooms {
     pub vault: Vault,
     /// For health.
     pub engine: Engine,
+    /// Whether the policies on disk are others.
+    pub stale: crate::policy::watch::Stale,
     /// `/metrics`
     pub metrics: Arc<Metrics>,
     /// Time of requests.

@@ -10,6 +10,7 @@ mod entities;
 pub mod facts;
 pub mod load;
 mod validate;
+pub mod watch;
 
 #[cfg(test)]
 mod law_tests;

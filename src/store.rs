@@ -11,6 +11,7 @@ mod sqlite;
 mod writer;
 
 use std::path::Path;
+use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use serde_json::Value as Json;
@@ -422,6 +423,7 @@ impl Store {
         sqlite::seed_flags(&opened.readers, rollout, clock.now()).await?;
         let directory = read::directory(&opened.readers).await?;
         let (committing, committed) = watch::channel(0);
+        let log_pages = Arc::new(AtomicI64::new(0));
         let outbox = Arc::new(Mutex::new(Outbox::default()));
         let open = queries::open_deliveries(&mut opened.writer).await?;
         lock(&outbox).rebuild(open);
@@ -436,8 +438,9 @@ impl Store {
             },
             committing,
             outbox.clone(),
+            log_pages.clone(),
         ));
-        tokio::spawn(sqlite::checkpoints(opened.checkpointer, committed.clone()));
+        tokio::spawn(sqlite::checkpoints(opened.checkpointer, committed.clone(), log_pages));
         Ok(Self(Arc::new(Inner {
             readers: opened.readers,
             jobs,
@@ -527,7 +530,9 @@ impl Store {
         self.task(move |conn| {
             Box::pin(async move {
                 let verdict = queries::verdict(conn, &decision).await?;
-                queries::insert_decisions(conn, &[queries::DecisionRow { at: now, org: None, subject, verdict }]).await.map(|_| ())
+                queries::insert_decisions(conn, &[queries::DecisionRow { at: now, org: None, subject: &subject, verdict }])
+                    .await
+                    .map(|_| ())
             })
         })
         .await

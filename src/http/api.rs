@@ -63,7 +63,7 @@ pub(super) async fn readyz(State(rooms): State<Arc<Rooms>>) -> Response {
     let body = json!({
         "status": if ready { "ready" } else { "not_ready" },
         "store": if store.is_ok() { "ok" } else { "unavailable" },
-        "policies": "current",
+        "policies": if rooms.stale.get() { "stale" } else { "current" },
         "policy_version": policy.version(),
         "draining": draining,
     });

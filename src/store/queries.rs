@@ -31,12 +31,14 @@ pub(super) struct EventRow<'a> {
     pub session_new: bool,
     /// The number of its first decision; the others follow it.
     pub decision_first: i64,
+    /// The last decision's verdict.
+    pub verdict: Option<i64>,
 }
 
-pub(super) struct DecisionRow {
+pub(super) struct DecisionRow<'a> {
     pub at: Timestamp,
-    pub org: Option<OrgId>,
-    pub subject: String,
+    pub org: Option<&'a OrgId>,
+    pub subject: &'a str,
     pub verdict: i64,
 }
 
@@ -232,10 +234,9 @@ pub(super) async fn verdict(conn: &mut SqliteConnection, d: &Decision) -> Result
 }
 
 /// Inserts decisions; the number of the first of them.
-pub(super) async fn insert_decisions(conn: &mut SqliteConnection, rows: &[DecisionRow]) -> Result<i64, StoreError> {
+pub(super) async fn insert_decisions(conn: &mut SqliteConnection, rows: &[DecisionRow<'_>]) -> Result<i64, StoreError> {
     const HEAD: &str = "INSERT INTO decisions (at_ms, org, subject, verdict) VALUES";
-    insert(conn, HEAD, 4, rows, |q, r| q.bind(r.at.ms()).bind(r.org.as_ref().map(OrgId::as_str)).bind(r.subject.as_str()).bind(r.verdict))
-        .await
+    insert(conn, HEAD, 4, rows, |q, r| q.bind(r.at.ms()).bind(r.org.map(OrgId::as_str)).bind(r.subject).bind(r.verdict)).await
 }
 
 pub(super) async fn insert_refusals(conn: &mut SqliteConnection, rows: &[RefusalRow<'_>]) -> Result<(), StoreError> {
@@ -269,6 +270,24 @@ pub(super) async fn insert_audit(conn: &mut SqliteConnection, rows: &[AuditRow<'
             .bind(*verdict)
             .bind(r.request.as_ref().map(|r| r.as_str()))
             .bind(r.detail.as_deref())
+    })
+    .await
+    .map(|_| ())
+}
+
+/// The audit lines of accepted events, straight from their rows.
+pub(super) async fn insert_accepted(conn: &mut SqliteConnection, rows: &[EventRow<'_>]) -> Result<(), StoreError> {
+    const HEAD: &str = "INSERT INTO audit (at_ms, actor, action, target, org, outcome, verdict, request) VALUES";
+    insert(conn, HEAD, 8, rows, |q, r| {
+        let e = r.event;
+        q.bind(r.request.received.ms())
+            .bind(format!("profile:{}", e.profile))
+            .bind("event.accept")
+            .bind(e.id.as_str())
+            .bind(e.org.as_str())
+            .bind("done")
+            .bind(r.verdict)
+            .bind(r.request.request.as_str())
     })
     .await
     .map(|_| ())
@@ -547,7 +566,7 @@ pub(super) async fn finish_send(conn: &mut SqliteConnection, send: &FinishedSend
     let mut rows = Vec::with_capacity(send.decisions.len());
     for decision in &send.decisions {
         let verdict = verdict(conn, decision).await?;
-        rows.push(DecisionRow { at, org: send.org.clone(), subject: send.id.to_string(), verdict });
+        rows.push(DecisionRow { at, org: send.org.as_ref(), subject: send.id.as_str(), verdict });
     }
     let first = insert_decisions(conn, &rows).await?;
     let count = i64::try_from(rows.len()).unwrap_or(0);

@@ -268,6 +268,16 @@ pub(super) async fn one(pool: &SqlitePool, kind: &str, id: &str) -> Result<Optio
     row.map_err(failed)?.as_ref().map(to_json).transpose()
 }
 
+/// The name of a column in JSON.
+fn shown_as(column: &str) -> String {
+    match (column.strip_suffix("_ms"), column.strip_suffix("_json")) {
+        (Some("at"), _) => "at".to_owned(),
+        (Some(name), _) => format!("{name}_at"),
+        (None, Some(name)) => name.to_owned(),
+        (None, None) => column.to_owned(),
+    }
+}
+
 /// A row as JSON: times as RFC 3339 under `*_at`, JSON columns as values, 0/1 flags as booleans.
 fn to_json(row: &SqliteRow) -> Result<Json, StoreError> {
     const FLAGS: [&str; 2] = ["allowed", "fallback"];
@@ -278,13 +288,11 @@ fn to_json(row: &SqliteRow) -> Result<Json, StoreError> {
         let (null, integer) = (raw.is_null(), raw.type_info().name() == "INTEGER");
         let (name, value) = match name {
             "seq" => continue,
-            _ if null => {
-                (name.strip_suffix("_ms").map_or_else(|| name.trim_end_matches("_json").to_owned(), |n| format!("{n}_at")), Json::Null)
-            }
+            _ if null => (shown_as(name), Json::Null),
             n if n == "took_ms" => (n.to_owned(), json!(row.try_get::<i64, _>(i).map_err(failed)?)),
             n if n.ends_with("_ms") => {
                 let at = Timestamp::from_ms(row.try_get(i).map_err(failed)?);
-                (format!("{}_at", n.trim_end_matches("_ms")), json!(at))
+                (shown_as(n), json!(at))
             }
             "meta_json" => {
                 let text: String = row.try_get(i).map_err(failed)?;
@@ -295,7 +303,7 @@ fn to_json(row: &SqliteRow) -> Result<Json, StoreError> {
             }
             n if n.ends_with("_json") => {
                 let text: String = row.try_get(i).map_err(failed)?;
-                (n.trim_end_matches("_json").to_owned(), serde_json::from_str(&text).unwrap_or(Json::Null))
+                (shown_as(n), serde_json::from_str(&text).unwrap_or(Json::Null))
             }
             n if FLAGS.contains(&n) => (n.to_owned(), json!(row.try_get::<i64, _>(i).map_err(failed)? != 0)),
             n if integer => (n.to_owned(), json!(row.try_get::<i64, _>(i).map_err(failed)?)),

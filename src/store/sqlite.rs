@@ -5,6 +5,8 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use sqlx::SqlSafeStr;
@@ -179,29 +181,19 @@ pub(super) async fn seed_flags(pool: &SqlitePool, rollout: &RolloutSection, now:
 /// How often pages are copied back while commits come in.
 const CHECKPOINT_EVERY: Duration = Duration::from_millis(20);
 
-/// Copies committed pages from the log into the file, away from the writer.
-pub(super) async fn checkpoints(mut conn: SqliteConnection, mut committed: watch::Receiver<u64>) {
-    loop {
-        // Ends when the writer does.
-        if committed.changed().await.is_err() {
-            break;
-        }
+/// Copies committed pages from the log into the file, away from the writer, and tells it how long the log is.
+pub(super) async fn checkpoints(mut conn: SqliteConnection, mut committed: watch::Receiver<u64>, log_pages: Arc<AtomicI64>) {
+    // Ends when the writer does.
+    while committed.changed().await.is_ok() {
         tokio::time::sleep(CHECKPOINT_EVERY).await;
         let row = sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").fetch_one(&mut conn).await;
-        if let Ok(row) = row
-            && let Ok(pages) = row.try_get::<i64, _>(1)
-            && pages > LOG_PAGES_MAX
-        {
-            // The log only starts over when nobody reads its end; without this it would grow for as long as load lasts.
-            let _ = sqlx::query("PRAGMA wal_checkpoint(RESTART)").fetch_one(&mut conn).await;
+        if let Ok(pages) = row.and_then(|row| row.try_get::<i64, _>(1)) {
+            log_pages.store(pages, Ordering::Relaxed);
         }
     }
     let _ = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut conn).await;
     let _ = conn.close().await;
 }
-
-/// 128 MiB of 4 KiB pages.
-const LOG_PAGES_MAX: i64 = 32_768;
 
 /// Sorts SQLite's result codes (<https://sqlite.org/rescode.html>) into what callers can act on.
 pub(super) fn from_sqlx(error: &sqlx::Error) -> StoreError {

@@ -7,6 +7,7 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use sqlx::{Connection, SqliteConnection};
@@ -74,6 +75,9 @@ pub(super) struct Rules {
 /// Active sessions the writer remembers, so that most events find theirs without a query.
 const SESSIONS_REMEMBERED: usize = 100_000;
 
+/// The log starts over when it is longer: 32 MiB of 4 KiB pages.
+const LOG_PAGES_MAX: i64 = 8_192;
+
 /// Verdicts the writer remembers.
 const VERDICTS_REMEMBERED: usize = 65_536;
 
@@ -102,6 +106,7 @@ pub(super) async fn run(
     rules: Rules,
     committed: watch::Sender<u64>,
     outbox: Arc<Mutex<Outbox>>,
+    log_pages: Arc<AtomicI64>,
 ) {
     let batch_max = rules.batch_max;
     let mut writer = Writer { conn, rules, sessions: HashMap::new(), verdicts: HashMap::new(), outbox };
@@ -132,6 +137,12 @@ pub(super) async fn run(
             writer.commit(accepts, tasks).await;
             if wake {
                 committed.send_modify(|commits| *commits += 1);
+            }
+            // Only here nothing is written meanwhile, so only here the log can be copied to its end and started over: over
+            // written space, which syncs faster than new space.
+            if log_pages.load(Ordering::Relaxed) > LOG_PAGES_MAX {
+                let _ = queries::run(&mut writer.conn, "PRAGMA wal_checkpoint(PASSIVE)").await;
+                log_pages.store(0, Ordering::Relaxed);
             }
         }
         if !stops.is_empty() {
@@ -242,26 +253,23 @@ impl Writer {
             .collect();
 
         let mut rows = Vec::with_capacity(all.len());
-        let mut decisions = Vec::with_capacity(all.len());
-        let mut verdicts = Vec::with_capacity(all.len());
+        let mut decisions = Vec::with_capacity(all.len() * 2);
         for (request, event) in all.into_iter().filter(|(_, e)| fresh.contains(e.id.as_str())) {
             let (session, session_new) = self.session(request.received, event).await?;
             let decision_first = i64::try_from(decisions.len()).unwrap_or(i64::MAX);
             let mut last = None;
             for decision in &event.decisions {
                 let verdict = self.verdict(decision).await?;
-                let subject = event.id.to_string();
-                decisions.push(DecisionRow { at: request.received, org: Some(event.org.clone()), subject, verdict });
+                decisions.push(DecisionRow { at: request.received, org: Some(&event.org), subject: event.id.as_str(), verdict });
                 last = Some(verdict);
             }
-            verdicts.push(last);
-            rows.push(EventRow { request, event, session, session_new, decision_first });
+            rows.push(EventRow { request, event, session, session_new, decision_first, verdict: last });
         }
         let mut refusals = Vec::new();
         for request in requests {
             for (org, decision) in &request.denials {
                 let verdict = self.verdict(decision).await?;
-                decisions.push(DecisionRow { at: request.received, org: org.clone(), subject: request.request.to_string(), verdict });
+                decisions.push(DecisionRow { at: request.received, org: org.as_ref(), subject: request.request.as_str(), verdict });
             }
             for record in &request.refusals {
                 let verdict = match &record.decision {
@@ -277,15 +285,10 @@ impl Writer {
         }
         let first = queries::insert_events(&mut self.conn, &rows).await?;
         queries::insert_deliveries(&mut self.conn, &rows, first).await?;
+        queries::insert_accepted(&mut self.conn, &rows).await?;
         queries::insert_refusals(&mut self.conn, &refusals).await?;
-
-        let lines: Vec<(AuditRecord, Option<i64>)> = rows
-            .iter()
-            .zip(verdicts)
-            .map(|(row, verdict)| (accepted_line(row), verdict))
-            .chain(refusals.iter().map(|row| (refused_line(row.record), row.verdict)))
-            .collect();
-        let lines: Vec<AuditRow<'_>> = lines.iter().map(|(record, verdict)| AuditRow { record, verdict: *verdict }).collect();
+        let lines: Vec<AuditRecord> = refusals.iter().map(|row| refused_line(row.record)).collect();
+        let lines: Vec<AuditRow<'_>> = lines.iter().zip(&refusals).map(|(record, row)| AuditRow { record, verdict: row.verdict }).collect();
         queries::insert_audit(&mut self.conn, &lines).await?;
         let opened = (first..)
             .zip(&rows)
@@ -354,21 +357,6 @@ impl Writer {
             self.sessions.clear();
         }
         self.sessions.insert(key.to_owned(), session);
-    }
-}
-
-fn accepted_line(row: &EventRow<'_>) -> AuditRecord {
-    AuditRecord {
-        at: row.request.received,
-        actor: format!("profile:{}", row.event.profile),
-        action: "event.accept",
-        target: row.event.id.to_string(),
-        org: Some(row.event.org.clone()),
-        outcome: "done",
-        code: None,
-        decision: None,
-        request: Some(row.request.request.clone()),
-        detail: None,
     }
 }
 

@@ -3,9 +3,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::string_slice)]
 
+mod cli;
+mod demo;
+mod docs;
 mod durable;
 mod failure_paths;
 mod fixtures;
 mod journey;
+mod layering;
+mod sdk;
 mod support;
 mod vectors;
