@@ -105,6 +105,7 @@ impl Ingress {
         let said = match proved.read(head, body, directory) {
             Ok(Said::Handshake(challenge)) => {
                 self.metrics.ingress(profile.provider, Some(profile.owner.mode()), "handshake", Some(ReasonCode::IngressHandshake));
+                self.handshake_seen(head, profile).await;
                 return Ok(Outcome::Handshake(challenge));
             }
             Ok(Said::Events(bindings)) => Ok(bindings),
@@ -214,9 +215,9 @@ impl Ingress {
             }
             Stop::Refused(_) => {
                 tracing::debug!(request = %head.request_id, provider = %head.provider, reason = %code, "webhook stopped");
-                self.unproved.count(head.provider, profile, code);
             }
         }
+        self.unproved.count(head.provider, profile, code);
         Outcome::Stopped(code)
     }
 

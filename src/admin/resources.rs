@@ -23,7 +23,7 @@ use crate::vault::field;
 
 /// A document of resources. Secrets come as values; whoever read the file has put the environment's and files' in.
 #[derive(Debug, Default)]
-struct Document {
+pub struct Document {
     orgs: Vec<OrgSpec>,
     agents: Vec<AgentSpec>,
     profiles: Vec<ProfileSpec>,
@@ -134,6 +134,44 @@ const OVERLAP_MS_MAX: i64 = 7 * OVERLAP_MS;
 const INGRESS_ID_CHARS_MIN: usize = 16;
 const CREDENTIAL_CHARS_MIN: usize = 8;
 
+impl Document {
+    /// Reads a document.
+    ///
+    /// # Errors
+    /// `admin.resource_invalid`, with kind, place and id of what is wrong.
+    pub fn read(document: Json) -> Result<Self, AdminError> {
+        let invalid = |what: String| AdminError::new(ReasonCode::AdminResourceInvalid, what);
+        let Json::Object(kinds) = document else {
+            return Err(invalid("a document is an object of orgs, agents, profiles, installations, bindings".into()));
+        };
+        let mut all = Self::default();
+        for (kind, items) in kinds {
+            let items = match items {
+                Json::Array(items) => items,
+                Json::Null => Vec::new(),
+                _ => return Err(invalid(format!("{kind}: is no list"))),
+            };
+            for (n, item) in items.into_iter().enumerate() {
+                let id = item.get("id").and_then(Json::as_str).map(|id| format!(" `{id}`")).unwrap_or_default();
+                let read = match kind.as_str() {
+                    "orgs" => serde_json::from_value(item).map(|r| all.orgs.push(r)),
+                    "agents" => serde_json::from_value(item).map(|r| all.agents.push(r)),
+                    "profiles" => serde_json::from_value(item).map(|r| all.profiles.push(r)),
+                    "installations" => serde_json::from_value(item).map(|r| all.installations.push(r)),
+                    "bindings" => serde_json::from_value(item).map(|r| all.bindings.push(r)),
+                    _ => {
+                        return Err(invalid(format!(
+                            "there is no kind `{kind}`; there are orgs, agents, profiles, installations, bindings"
+                        )));
+                    }
+                };
+                read.map_err(|e| invalid(format!("{kind}[{n}]{id}: {e}")))?;
+            }
+        }
+        Ok(all)
+    }
+}
+
 /// What became of one resource.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Applied {
@@ -152,7 +190,7 @@ impl Admin {
     /// The first thing that is wrong, by resource and field; nothing was changed then.
     pub async fn apply(&self, asking: &Asking, document: Json, dry_run: bool) -> Result<Vec<Applied>, AdminError> {
         let decision = self.authorize(asking, ApplyResources { operator: asking.facts() }, "resource.apply", "resources").await?;
-        let document = read(document)?;
+        let document = Document::read(document)?;
         let _one_at_a_time = self.changing.lock().await;
         let directory = self.store.directory();
         let mut plan = Plan { admin: self, future: (*directory).clone(), now: self.clock.now(), changes: Vec::new(), applied: Vec::new() };
@@ -196,35 +234,6 @@ impl Admin {
         let line = asking.line(&self.clock, "resource.delete", format!("{kind}/{id}"), Some(&decision));
         self.store.apply(vec![Change::Delete { kind, id: id.to_owned() }], vec![line], self.clock.now()).await.map_err(AdminError::from)
     }
-}
-
-/// Reads a document. What is wrong is said with its kind, place and id.
-fn read(document: Json) -> Result<Document, AdminError> {
-    let invalid = |what: String| AdminError::new(ReasonCode::AdminResourceInvalid, what);
-    let Json::Object(kinds) = document else {
-        return Err(invalid("a document is an object of orgs, agents, profiles, installations, bindings".into()));
-    };
-    let mut all = Document::default();
-    for (kind, items) in kinds {
-        let items = match items {
-            Json::Array(items) => items,
-            Json::Null => Vec::new(),
-            _ => return Err(invalid(format!("{kind}: is no list"))),
-        };
-        for (n, item) in items.into_iter().enumerate() {
-            let id = item.get("id").and_then(Json::as_str).map(|id| format!(" `{id}`")).unwrap_or_default();
-            let read = match kind.as_str() {
-                "orgs" => serde_json::from_value(item).map(|r| all.orgs.push(r)),
-                "agents" => serde_json::from_value(item).map(|r| all.agents.push(r)),
-                "profiles" => serde_json::from_value(item).map(|r| all.profiles.push(r)),
-                "installations" => serde_json::from_value(item).map(|r| all.installations.push(r)),
-                "bindings" => serde_json::from_value(item).map(|r| all.bindings.push(r)),
-                _ => return Err(invalid(format!("there is no kind `{kind}`; there are orgs, agents, profiles, installations, bindings"))),
-            };
-            read.map_err(|e| invalid(format!("{kind}[{n}]{id}: {e}")))?;
-        }
-    }
-    Ok(all)
 }
 
 fn users_of(directory: &Directory, kind: &str, id: &str) -> Vec<String> {

@@ -353,7 +353,7 @@ fn examples_read() {
     assert_eq!(examples.len(), 2, "README.md shows a configuration and resources");
     let config: Config = serde_yaml::from_str(&examples[0]).expect("README.md: the configuration");
     assert_ne!(config, Config::default());
-    serde_yaml::from_str::<Document>(&examples[1]).expect("README.md: the resources");
+    Document::read(serde_yaml::from_str(&examples[1]).expect("README.md: the resources")).expect("README.md: the resources");
 }
 
 #[test]

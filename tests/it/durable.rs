@@ -210,12 +210,12 @@ async fn lost_or_doubled(db: &Path, acked: &[String]) -> Vec<String> {
     let whole = json!({"events": 1, "dedupe": 1, "deliveries": 1, "decisions": 2, "audit": 1, "sessions": 1});
     let mut conn = open(db).await;
     // One pass over each table, however many there are.
-    let sql = "SELECT e.provider_event_id AS id, COUNT(*) AS n FROM events e \
+    let sql = "SELECT e.provider_event_id AS id FROM events e \
         JOIN (SELECT event, COUNT(*) AS n FROM dedupe GROUP BY event) d ON d.event = e.id AND d.n = 1 \
         JOIN (SELECT event, COUNT(*) AS n FROM deliveries GROUP BY event) v ON v.event = e.id AND v.n = 1 \
         JOIN (SELECT target, COUNT(*) AS n FROM audit WHERE action = 'event.accept' GROUP BY target) a ON a.target = e.id AND a.n = 1 \
         JOIN (SELECT subject, COUNT(*) AS n FROM decisions GROUP BY subject) c ON c.subject = e.id AND c.n = 2 \
-        JOIN sessions s ON s.id = e.session GROUP BY e.provider_event_id HAVING n = 1";
+        JOIN sessions s ON s.id = e.session GROUP BY e.provider_event_id HAVING COUNT(*) = 1";
     let found: std::collections::HashSet<String> =
         rows(&mut conn, sql).await.into_iter().map(|r| r["id"].as_str().unwrap().to_owned()).collect();
     let mut wrong = Vec::new();
@@ -292,7 +292,7 @@ async fn sigterm_drains_and_exits_0() {
     assert_eq!(lost_or_doubled(&db, &["EvDRAIN1".to_owned()]).await, Vec::<String>::new());
     let refused = rows(&mut open(&db).await, "SELECT code FROM audit WHERE action = 'request.refuse'").await;
     assert_eq!(refused, vec![json!({"code": "authn.signature_missing"})]);
-    let leased = rows(&mut open(&db).await, "SELECT seq FROM deliveries WHERE state = 'leased' AND lease_until_ms IS NOT NULL").await;
+    let leased = rows(&mut open(&db).await, "SELECT seq FROM deliveries WHERE settled_ms IS NULL AND lease_until_ms IS NOT NULL").await;
     assert_eq!(leased, Vec::<Value>::new(), "leases are given back");
 }
 

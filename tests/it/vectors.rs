@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine as _;
+use byoa_gateway::domain::clock::Timestamp;
 use byoa_gateway::domain::installation::ProviderKind;
 use serde_json::{Value, json};
 
 use super::support::gateway::TestGateway;
-use super::support::json_file;
 use super::support::raw::{Request, Response};
+use super::support::{json_file, sign};
 
 fn text<'v>(value: &'v Value, name: &str) -> &'v str {
     value[name].as_str().unwrap_or_else(|| panic!("{name} is no text in {value}"))
@@ -188,4 +189,29 @@ async fn handshakes() {
         gateway.drain().await;
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// A previous secret verifies for a day where nothing else is said, and not a second longer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_previous_secret_ends_with_its_overlap() {
+    const OVERLAP_MS: i64 = 24 * 3_600_000;
+    let now = 1_790_003_100;
+    let secrets = [SOME_SECRET.to_owned(), "a87ff679a2f3e71d9181a67b7542122c".to_owned()];
+    for provider in ProviderKind::ALL {
+        let gateway = TestGateway::start(now).await;
+        gateway.applied(&json!({"profiles": [profile(provider, "ing_old", &secrets)]})).await;
+        let post = async |secret: &str, at: i64| {
+            let path = format!("/webhooks/{provider}/{}", ingress_id("ing_old"));
+            let signed = sign(provider, b"{}", secret, Timestamp::from_ms(at));
+            gateway.send(&Request::post(&path, "{}").json().headers(signed)).await.status
+        };
+        assert_eq!(post(&secrets[1], now * 1000).await, 200, "{provider}: within the overlap");
+        gateway.clock.advance_ms(OVERLAP_MS + 1000);
+        let later = now * 1000 + OVERLAP_MS + 1000;
+        assert_eq!(post(&secrets[1], later).await, 401, "{provider}: after it");
+        assert_eq!(post(&secrets[0], later).await, 200, "{provider}: the current one");
+        let used = gateway.metrics().await;
+        assert_eq!(used[&format!(r#"byoa_secret_previous_used_total{{provider="{provider}"}}"#)], 1.0);
+        gateway.drain().await;
+    }
 }

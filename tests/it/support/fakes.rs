@@ -31,6 +31,9 @@ impl Seen {
 /// Status and body that a fake answers with.
 pub type Answer = (u16, Value);
 
+/// A test that hangs is a test that fails; nothing is measured by it.
+const GUARD: std::time::Duration = std::time::Duration::from_secs(30);
+
 struct Fake {
     address: SocketAddr,
     seen: tokio::sync::Mutex<mpsc::UnboundedReceiver<Seen>>,
@@ -77,7 +80,8 @@ impl Fake {
 
     /// The next request it gets; waits for it.
     async fn next(&self) -> Seen {
-        self.seen.lock().await.recv().await.expect("the fake is gone")
+        let seen = async { self.seen.lock().await.recv().await };
+        tokio::time::timeout(GUARD, seen).await.expect("nothing came").expect("the fake is gone")
     }
 
     fn unseen(&self) -> Option<Seen> {

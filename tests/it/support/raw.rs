@@ -160,11 +160,6 @@ impl Connection {
         self.exchange(&request.bytes()).await
     }
 
-    /// The next response; `None` when the connection ended without one.
-    pub async fn response(&mut self) -> Option<Response> {
-        response(&mut self.reader, &mut self.read).await
-    }
-
     /// Waits for the peer's end; what it still said.
     pub async fn rest(&mut self) -> Vec<u8> {
         let mut all = std::mem::take(&mut self.read);

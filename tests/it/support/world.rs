@@ -110,9 +110,11 @@ pub fn globex(provider: ProviderKind) -> App {
 /// All three with their orgs, agents and bindings, for `apply`.
 pub fn document(provider: ProviderKind) -> Value {
     let apps = [platform(provider), acme(provider), globex(provider)];
+    // Standard Webhooks secrets are base64.
     let agent = |org: &str| {
+        let secret = if org == "acme" { "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw" } else { "whsec_plJ3nmyCDGBKInavdOK15jsl" };
         json!({"id": format!("{org}-agent"), "org": org, "endpoint": "http://127.0.0.1:9/events",
-            "signing_secret": {"value": format!("whsec_{org}MfKQ9r8GKYqrTwjUPD8ILPZ")}, "token": {"value": format!("agt_{org}_3kd9slw02mfj47")}})
+            "signing_secret": {"value": secret}, "token": {"value": format!("agt_{org}_3kd9slw02mfj47")}})
     };
     let mut installations = Vec::new();
     let mut bindings = Vec::new();
