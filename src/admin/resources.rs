@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use base64::Engine as _;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
@@ -323,6 +324,12 @@ impl<'a> Plan<'a> {
         immutable(&at, "org", known.as_ref().map(|(k, _)| &k.org), &spec.org)?;
         let status = spec.status.or(known.as_ref().map(|(k, _)| k.status)).unwrap_or(AgentStatus::Active);
         let agent = Agent { id: spec.id, org: spec.org, endpoint: spec.endpoint, format: spec.format, status };
+        let encoded = spec.signing_secret.as_ref().and_then(|s| s.value.expose().strip_prefix("whsec_"));
+        if encoded.is_some_and(|text| base64::engine::general_purpose::STANDARD.decode(text).is_err()) {
+            let detail =
+                format!("{at}: signing_secret: what follows whsec_ must be base64 (Standard Webhooks), or no delivery could be signed");
+            return Err(AdminError::new(ReasonCode::AdminResourceInvalid, detail));
+        }
         let mut sealing = self.sealing("agents", agent.id.as_str(), known.as_ref().map(|(_, s)| s.clone()));
         sealing.required(&at, field::SIGNING_SECRET, spec.signing_secret, 16)?;
         sealing.optional(&at, field::TOKEN, spec.token, 16)?;

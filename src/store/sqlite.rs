@@ -77,7 +77,8 @@ pub(super) async fn open(url: &str) -> Result<Opened, StoreError> {
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true)
-        .busy_timeout(Duration::from_secs(5))
+        // Slack waits three seconds for its answer; ours, even a 503, must be there before.
+        .busy_timeout(Duration::from_secs(1))
         .pragma("cache_size", "-65536")
         .pragma("temp_store", "memory")
         .disable_statement_logging();

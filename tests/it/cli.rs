@@ -140,6 +140,7 @@ fn one_invalid_resource_and_nothing_of_the_file_is_applied() {
         ("blank secret", "8f742231b10e8888abcd99aaabbb85a5", "\"  \""),
         ("short secret", "8f742231b10e8888abcd99aaabbb85a5", "abc"),
         ("placeholder", "8f742231b10e8888abcd99aaabbb85a5", "changeme"),
+        ("agent secret that signs nothing", "{env: TEST_AGENT_SECRET}", "{value: whsec_not-base64-at-all}"),
         ("unknown field", "app_id: A0ACME", "app: A0ACME"),
         ("guessable address", "acme-slack-7f3k9d2m", "short"),
         ("somebody else's agent", "agent: support", "agent: nobody"),

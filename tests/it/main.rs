@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::string_slice)]
 
+mod answers;
 mod cli;
 mod demo;
 mod docs;
@@ -11,6 +12,7 @@ mod failure_paths;
 mod fixtures;
 mod journey;
 mod layering;
+mod operator;
 mod sdk;
 mod support;
 mod vectors;

@@ -1,0 +1,159 @@
+//! The operator listener: who may, what it shows, and that trouble of the store is told as trouble.
+
+use byoa_gateway::domain::clock::Timestamp;
+use byoa_gateway::domain::installation::ProviderKind;
+use byoa_gateway::providers::{self, Sample};
+use serde_json::{Value, json};
+use sqlx::Connection as _;
+
+use super::support::gateway::TestGateway;
+use super::support::raw::{Request, Response, once};
+use super::support::sign;
+use super::support::world::{self, App};
+
+const NOW: i64 = 1_790_000_100;
+
+fn webhook(app: &App, nonce: u64) -> Request {
+    let account = app.external();
+    let now = Timestamp::from_secs(NOW);
+    let sample = Sample { kind: "message", account: &account, app_id: Some(app.app_id), conversation: "C0HELP", text: "hi", nonce, now };
+    let (body, media_type) = providers::of(app.provider).sample(&sample).unwrap();
+    let signed = sign(app.provider, &body, app.secret, now);
+    Request::post(&app.path(), body).header("content-type", media_type).headers(signed)
+}
+
+async fn with_token(gateway: &TestGateway, method: &str, path: &str, token: &str, body: &Value) -> Response {
+    let body = if body.is_null() { Vec::new() } else { serde_json::to_vec(body).unwrap() };
+    let mut request = Request::post(path, body).json();
+    if !token.is_empty() {
+        request = request.header("authorization", format!("Bearer {token}"));
+    }
+    request.method = method.into();
+    once(gateway.operator, &request).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_door_but_health_asks_who_it_is() {
+    let gateway = TestGateway::start(NOW).await;
+    for (method, path) in [
+        ("GET", "/v1/orgs"),
+        ("GET", "/v1/events"),
+        ("GET", "/v1/events/evt_01"),
+        ("GET", "/v1/policies"),
+        ("GET", "/v1/doctor"),
+        ("POST", "/v1/apply"),
+        ("POST", "/v1/simulate"),
+        ("POST", "/v1/deliveries/dlv_1/replay"),
+        ("PUT", "/v1/orgs/acme"),
+        ("DELETE", "/v1/orgs/acme"),
+    ] {
+        for token in ["", "opr_wrong_0123456789"] {
+            let answer = with_token(&gateway, method, path, token, &Value::Null).await;
+            assert_eq!((answer.status, answer.json()["code"].as_str()), (401, Some("admin.unauthenticated")), "{method} {path}");
+        }
+    }
+    for path in ["/healthz", "/readyz", "/metrics", "/v1/reasons"] {
+        assert_eq!(once(gateway.operator, &Request::get(path)).await.unwrap().status, 200, "{path}");
+    }
+    let ready = once(gateway.operator, &Request::get("/readyz")).await.unwrap().json();
+    assert_eq!((&ready["status"], &ready["policies"], &ready["store"]), (&json!("ready"), &json!("current"), &json!("ok")), "{ready}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_resource_over_its_own_address() {
+    let gateway = TestGateway::start(NOW).await;
+    let put = async |path: &str, body: Value| gateway.operate("PUT", path, &body).await;
+    assert_eq!(put("/v1/orgs/acme", json!({"name": "Acme"})).await.status, 201);
+    assert_eq!(put("/v1/orgs/acme", json!({"name": "Acme Inc"})).await.json()["name"], "Acme Inc");
+    assert_eq!(put("/v1/orgs/acme", json!({"id": "globex"})).await.json()["code"], "admin.resource_invalid");
+    assert_eq!(put("/v1/nonsense/acme", json!({})).await.status, 422);
+    assert_eq!(gateway.operate("GET", "/v1/orgs/acme", &Value::Null).await.json()["name"], "Acme Inc");
+    assert_eq!(gateway.operate("DELETE", "/v1/orgs/acme", &Value::Null).await.status, 204);
+    assert_eq!(gateway.operate("GET", "/v1/orgs/acme", &Value::Null).await.status, 404);
+    assert_eq!(gateway.operate("DELETE", "/v1/orgs/acme", &Value::Null).await.status, 404);
+    assert_eq!(gateway.operate("GET", "/v1/nonsense", &Value::Null).await.status, 404);
+    let audit = gateway.operate("GET", "/v1/audit?limit=3", &Value::Null).await.json();
+    let actions: Vec<&str> = audit["items"].as_array().unwrap().iter().map(|l| l["action"].as_str().unwrap()).collect();
+    assert_eq!(actions, ["resource.delete", "resource.update", "resource.create"], "{audit}");
+    assert!(audit["items"][0]["policies"].as_array().is_some_and(|p| !p.is_empty()), "the policies that permitted it: {audit}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_address_answers_410_for_ever_and_a_dead_letter_can_be_replayed() {
+    let gateway = TestGateway::start(NOW).await;
+    gateway.applied(&world::document(ProviderKind::Slack)).await;
+    let app = world::acme(ProviderKind::Slack);
+    assert_eq!(gateway.send(&webhook(&app, 1)).await.status, 200);
+    let events = gateway.operate("GET", "/v1/events", &Value::Null).await.json();
+    let event = events["items"][0]["id"].as_str().unwrap().to_owned();
+    let journey = gateway.operate("GET", &format!("/v1/events/{event}"), &Value::Null).await.json();
+    let actions: Vec<&str> = journey["decisions"].as_array().unwrap().iter().map(|d| d["action"].as_str().unwrap()).collect();
+    assert_eq!(actions, ["EnterRollout", "RouteMessage"], "{journey}");
+    assert_eq!((&journey["verified_with"], &journey["principal"]), (&json!("current"), &json!("slack.byoa:T00ACMEOWN1")));
+    let decision = journey["decisions"][1]["id"].as_str().unwrap();
+    let decision = gateway.operate("GET", &format!("/v1/decisions/{decision}"), &Value::Null).await.json();
+    assert_eq!((&decision["policies"], &decision["allowed"]), (&json!(["route.byoa"]), &json!(true)), "{decision}");
+    assert_eq!(decision["version"].as_str().map(str::len), Some(64));
+    let delivery = journey["deliveries"][0]["id"].as_str().unwrap().to_owned();
+    let replay = format!("/v1/deliveries/{delivery}/replay");
+    assert_eq!(gateway.operate("POST", &replay, &Value::Null).await.json()["code"], "admin.not_replayable");
+    gateway.damage("UPDATE deliveries SET state = 'dead', settled_ms = 1, attempt = 9").await;
+    assert_eq!(gateway.operate("POST", &replay, &Value::Null).await.json(), json!({"id": delivery, "state": "pending"}));
+    assert_eq!(gateway.operate("POST", "/v1/deliveries/dlv_99/replay", &Value::Null).await.status, 404);
+    for path in ["bindings/slack-acme", "installations/slack-acme", "profiles/slack-acme"] {
+        assert_eq!(gateway.operate("DELETE", &format!("/v1/{path}"), &Value::Null).await.status, 204, "{path}");
+    }
+    assert_eq!(gateway.send(&webhook(&app, 2)).await.status, 410);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_claim_on_an_account_is_refused_whoever_makes_it() {
+    let gateway = TestGateway::start(NOW).await;
+    gateway.applied(&world::document(ProviderKind::Slack)).await;
+    gateway.applied(&world::document(ProviderKind::Telegram)).await;
+    gateway.applied(&world::document(ProviderKind::WhatsApp)).await;
+    for (what, installation) in [
+        ("another org, its own app", json!({"id": "x", "profile": "slack-globex", "org": "globex", "account": {"team_id": "T00ACMEOWN1"}})),
+        (
+            "another org, the platform's app",
+            json!({"id": "x", "profile": "slack-platform", "org": "globex", "account": {"team_id": "T00ACMEOWN1"}}),
+        ),
+        ("the same org and app again", json!({"id": "x", "profile": "slack-acme", "org": "acme", "account": {"team_id": "T00ACMEOWN1"}})),
+        ("another app's bot", json!({"id": "x", "profile": "telegram-globex", "org": "globex", "account": {"bot_id": "7000000002"}})),
+        (
+            "chats of another app's bot",
+            json!({"id": "x", "profile": "telegram-globex", "org": "globex", "account": {"bot_id": "7000000002", "chats": ["-5"]}}),
+        ),
+        (
+            "a number",
+            json!({"id": "x", "profile": "whatsapp-globex", "org": "globex", "account": {"waba_id": "1", "phone_number_id": "118000000000002"}}),
+        ),
+    ] {
+        let answer = gateway.apply(&json!({"installations": [installation]})).await;
+        assert_eq!((answer.status, answer.json()["code"].as_str()), (409, Some("admin.identity_taken")), "{what}: {}", answer.text());
+    }
+    // The platform's app in the same workspace of the same org is no second owner.
+    let both = json!({"installations": [{"id": "x", "profile": "slack-platform", "org": "acme", "account": {"team_id": "T00ACMEOWN1"}}]});
+    assert_eq!(gateway.apply(&both).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_cannot_commit_is_503_and_nothing_is_lost() {
+    let gateway = TestGateway::start(NOW).await;
+    gateway.applied(&world::document(ProviderKind::Slack)).await;
+    let app = world::acme(ProviderKind::Slack);
+    let before = gateway.kept.counts().await;
+    let mut other = gateway.kept.open().await;
+    let held = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    let refused = gateway.send(&webhook(&app, 1)).await;
+    assert_eq!((refused.status, refused.header("retry-after").is_some()), (503, true));
+    held.rollback().await.unwrap();
+    assert_eq!(gateway.kept.counts().await, before, "nothing half written");
+    // The provider tries again, and it is new.
+    assert_eq!(gateway.send(&webhook(&app, 1)).await.status, 200);
+    let counts = gateway.kept.counts().await;
+    assert_eq!((counts["events"], counts["deliveries"]), (before["events"] + 1, before["deliveries"] + 1));
+    let metrics = gateway.metrics().await;
+    let busy = metrics.iter().find(|(series, _)| series.contains("store.busy")).map(|(_, value)| *value);
+    assert_eq!(busy, Some(1.0), "{metrics:?}");
+}
