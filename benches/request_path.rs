@@ -62,8 +62,7 @@ fn proof(c: &mut Criterion) {
 }
 
 fn vault(c: &mut Criterion) {
-    let mut key = zeroize::Zeroizing::new([7u8; 32]);
-    key[0] = 1;
+    let key = zeroize::Zeroizing::new(std::array::from_fn(|n| u8::try_from(n).unwrap_or_default()));
     let Some(ring) = KeyRing::new(vec![key]) else { return };
     let purpose = Purpose { kind: "profiles", owner: "acme-slack-app", field: "signing_secret" };
     let Ok(sealed) = ring.seal(purpose, SECRET.as_bytes()) else { return };

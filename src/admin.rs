@@ -1,5 +1,6 @@
 //! What operators do: one function a use case, whichever door it came through. Authorize, do, audit. Floor 7.
 
+pub mod document;
 pub mod resources;
 pub mod simulate;
 pub mod view;

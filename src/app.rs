@@ -137,7 +137,7 @@ impl Gateway {
             config: config.clone(),
             draining: stopping.clone(),
         });
-        let bind = |address: SocketAddr, router| listen(address, router, &limits, stopping.clone());
+        let bind = |address: SocketAddr, router| listen(address, router, &limits, rooms.metrics.clone(), stopping.clone());
         let cannot = |address: SocketAddr| {
             move |e: std::io::Error| Failure::new(ReasonCode::ConfigInvalid, format!("cannot listen on {address}: {e}"))
         };

@@ -1,17 +1,14 @@
-//! Declared resources: read, checked, planned, applied. All of a document or nothing of it.
-
-use std::collections::BTreeSet;
+//! Declared resources: checked, planned, applied. All of a document or nothing of it.
 
 use base64::Engine as _;
-use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
+use super::document::{AgentSpec, BindingSpec, Document, InstallationSpec, OrgSpec, ProfileSpec, SecretSpec, account};
 use super::{Admin, AdminError, Asking};
 use crate::domain::clock::Timestamp;
-use crate::domain::ids::{AgentId, BindingId, CredentialId, InstallationId, OrgId, ProfileId};
+use crate::domain::ids::{CredentialId, OrgId};
 use crate::domain::installation::{
-    Agent, AgentStatus, AppProfile, Binding, DeliveryFormat, ExternalAccount, Installation, InstallationStatus, Org, Ownership,
-    ProviderKind, Selector, SessionScope,
+    Agent, AgentStatus, AppProfile, Binding, ExternalAccount, Installation, InstallationStatus, Org, Ownership,
 };
 use crate::domain::reason::ReasonCode;
 use crate::domain::secret::{self, Secret, Unfit};
@@ -22,156 +19,12 @@ use crate::store::{Change, Resource, SecretPut, StoreError};
 use crate::transport::agent_url;
 use crate::vault::field;
 
-/// A document of resources. Secrets come as values; whoever read the file has put the environment's and files' in.
-#[derive(Debug, Default)]
-pub struct Document {
-    orgs: Vec<OrgSpec>,
-    agents: Vec<AgentSpec>,
-    profiles: Vec<ProfileSpec>,
-    installations: Vec<InstallationSpec>,
-    bindings: Vec<BindingSpec>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SecretSpec {
-    value: Secret,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PreviousSpec {
-    value: Secret,
-    until: Option<Timestamp>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct OauthSpec {
-    client_id: String,
-    client_secret: Option<SecretSpec>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct OrgSpec {
-    id: OrgId,
-    name: Option<String>,
-    #[serde(default)]
-    suspended: bool,
-    #[serde(default)]
-    fallback_opt_in: BTreeSet<ProviderKind>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct AgentSpec {
-    id: AgentId,
-    org: Option<OrgId>,
-    endpoint: String,
-    #[serde(default)]
-    format: DeliveryFormat,
-    signing_secret: Option<SecretSpec>,
-    token: Option<SecretSpec>,
-    status: Option<AgentStatus>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ProfileSpec {
-    id: ProfileId,
-    provider: ProviderKind,
-    owner: Ownership,
-    app_id: Option<String>,
-    ingress_id: Option<String>,
-    signing_secret: Option<SecretSpec>,
-    previous_signing_secret: Option<PreviousSpec>,
-    verify_token: Option<SecretSpec>,
-    oauth: Option<OauthSpec>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct InstallationSpec {
-    id: InstallationId,
-    profile: ProfileId,
-    org: OrgId,
-    account: Json,
-    credential: Option<SecretSpec>,
-    status: Option<InstallationStatus>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct BindingSpec {
-    id: BindingId,
-    org: OrgId,
-    installation: InstallationId,
-    #[serde(default)]
-    select: Selector,
-    agent: AgentId,
-    #[serde(default = "default_priority")]
-    priority: i64,
-    #[serde(default = "yes")]
-    enabled: bool,
-    #[serde(default)]
-    session: SessionScope,
-    #[serde(default)]
-    allow_platform_fallback: bool,
-}
-
-fn default_priority() -> i64 {
-    100
-}
-
-fn yes() -> bool {
-    true
-}
-
 /// How long a previous signing secret verifies where nothing else is said.
 const OVERLAP_MS: i64 = 24 * 3_600_000;
 /// The longest it may be told to.
 const OVERLAP_MS_MAX: i64 = 7 * OVERLAP_MS;
 const INGRESS_ID_CHARS_MIN: usize = 16;
 const CREDENTIAL_CHARS_MIN: usize = 8;
-
-impl Document {
-    /// Reads a document.
-    ///
-    /// # Errors
-    /// `admin.resource_invalid`, with kind, place and id of what is wrong.
-    pub fn read(document: Json) -> Result<Self, AdminError> {
-        let invalid = |what: String| AdminError::new(ReasonCode::AdminResourceInvalid, what);
-        let Json::Object(kinds) = document else {
-            return Err(invalid("a document is an object of orgs, agents, profiles, installations, bindings".into()));
-        };
-        let mut all = Self::default();
-        for (kind, items) in kinds {
-            let items = match items {
-                Json::Array(items) => items,
-                Json::Null => Vec::new(),
-                _ => return Err(invalid(format!("{kind}: is no list"))),
-            };
-            for (n, item) in items.into_iter().enumerate() {
-                let id = item.get("id").and_then(Json::as_str).map(|id| format!(" `{id}`")).unwrap_or_default();
-                let read = match kind.as_str() {
-                    "orgs" => serde_json::from_value(item).map(|r| all.orgs.push(r)),
-                    "agents" => serde_json::from_value(item).map(|r| all.agents.push(r)),
-                    "profiles" => serde_json::from_value(item).map(|r| all.profiles.push(r)),
-                    "installations" => serde_json::from_value(item).map(|r| all.installations.push(r)),
-                    "bindings" => serde_json::from_value(item).map(|r| all.bindings.push(r)),
-                    _ => {
-                        return Err(invalid(format!(
-                            "there is no kind `{kind}`; there are orgs, agents, profiles, installations, bindings"
-                        )));
-                    }
-                };
-                read.map_err(|e| invalid(format!("{kind}[{n}]{id}: {e}")))?;
-            }
-        }
-        Ok(all)
-    }
-}
 
 /// What became of one resource.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -588,57 +441,6 @@ fn same_identity(old: &ExternalAccount, new: &ExternalAccount) -> bool {
         (ExternalAccount::Telegram { bot_id: a, .. }, ExternalAccount::Telegram { bot_id: b, .. }) => a == b,
         (old, new) => old == new,
     }
-}
-
-/// Reads an account as its provider names one.
-fn account(at: &str, provider: ProviderKind, spec: &Json) -> Result<ExternalAccount, AdminError> {
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Slack {
-        team_id: Option<String>,
-        enterprise_id: Option<String>,
-    }
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Telegram {
-        bot_id: String,
-        #[serde(default)]
-        chats: Vec<String>,
-    }
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct WhatsApp {
-        waba_id: String,
-        phone_number_id: String,
-    }
-    let invalid = |what: &str| AdminError::new(ReasonCode::AdminResourceInvalid, format!("{at}: account: {what}"));
-    let unread = |e: serde_json::Error| invalid(&e.to_string());
-    let account = match provider {
-        ProviderKind::Slack => {
-            let a: Slack = serde_json::from_value(spec.clone()).map_err(unread)?;
-            if a.team_id.is_none() && a.enterprise_id.is_none() {
-                return Err(invalid("name a team_id, or an enterprise_id for an org-wide install"));
-            }
-            ExternalAccount::Slack { team_id: a.team_id, enterprise_id: a.enterprise_id }
-        }
-        ProviderKind::Telegram => {
-            let mut a: Telegram = serde_json::from_value(spec.clone()).map_err(unread)?;
-            a.chats.sort();
-            a.chats.dedup();
-            ExternalAccount::Telegram { bot_id: a.bot_id, chats: a.chats }
-        }
-        ProviderKind::WhatsApp => {
-            let a: WhatsApp = serde_json::from_value(spec.clone()).map_err(unread)?;
-            ExternalAccount::WhatsApp { waba_id: a.waba_id, phone_number_id: a.phone_number_id }
-        }
-    };
-    let ids: Vec<&String> = match &account {
-        ExternalAccount::Slack { team_id, enterprise_id } => team_id.iter().chain(enterprise_id).collect(),
-        ExternalAccount::Telegram { bot_id, chats } => std::iter::once(bot_id).chain(chats).collect(),
-        ExternalAccount::WhatsApp { waba_id, phone_number_id } => vec![waba_id, phone_number_id],
-    };
-    let fit = |id: &&String| !id.is_empty() && id.len() <= 64 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
-    if ids.iter().all(fit) { Ok(account) } else { Err(invalid("ids are 1 to 64 letters, digits, - or _")) }
 }
 
 /// What an apply answers.

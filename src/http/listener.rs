@@ -21,6 +21,7 @@ use super::framing::{Ambiguous, Watched};
 use super::respond;
 use crate::config::Limits;
 use crate::domain::reason::ReasonCode;
+use crate::telemetry::metrics::Metrics;
 
 /// A listener that answers.
 pub struct Listening {
@@ -34,17 +35,23 @@ pub struct Listening {
 ///
 /// # Errors
 /// When the address cannot be bound.
-pub async fn listen(address: SocketAddr, router: Router, limits: &Limits, shutdown: watch::Receiver<bool>) -> io::Result<Listening> {
+pub async fn listen(
+    address: SocketAddr,
+    router: Router,
+    limits: &Limits,
+    metrics: Arc<Metrics>,
+    shutdown: watch::Receiver<bool>,
+) -> io::Result<Listening> {
     let listener = TcpListener::bind(address).await?;
     let address = listener.local_addr()?;
-    let task = tokio::spawn(accept(listener, router, limits.clone(), shutdown));
+    let task = tokio::spawn(accept(listener, router, limits.clone(), metrics, shutdown));
     Ok(Listening { address, task })
 }
 
 /// How long the accept loop rests when the process is out of file descriptors.
 const EXHAUSTED_REST: Duration = Duration::from_millis(50);
 
-async fn accept(listener: TcpListener, router: Router, limits: Limits, mut shutdown: watch::Receiver<bool>) {
+async fn accept(listener: TcpListener, router: Router, limits: Limits, metrics: Arc<Metrics>, mut shutdown: watch::Receiver<bool>) {
     let slots = Arc::new(Semaphore::new(limits.connections_max));
     let header_bytes_max = limits.header_bytes_max;
     // No `pipeline_flush`: with it hyper keeps its own 400 and 431 to itself while bytes behind the bad head are unread.
@@ -74,10 +81,10 @@ async fn accept(listener: TcpListener, router: Router, limits: Limits, mut shutd
             () = down(&mut shutdown) => break,
         };
         let _ = stream.set_nodelay(true);
-        let (builder, router, mut shutdown) = (builder.clone(), router.clone(), shutdown.clone());
+        let (builder, router, metrics, mut shutdown) = (builder.clone(), router.clone(), metrics.clone(), shutdown.clone());
         tokio::spawn(async move {
             let _slot = slot;
-            let connection = connection(&builder, stream, router, header_bytes_max);
+            let connection = connection(&builder, stream, router, metrics, header_bytes_max);
             tokio::pin!(connection);
             tokio::select! {
                 _ = &mut connection => return,
@@ -102,14 +109,15 @@ fn connection(
     builder: &hyper::server::conn::http1::Builder,
     stream: TcpStream,
     router: Router,
+    metrics: Arc<Metrics>,
     header_bytes_max: usize,
 ) -> Connection<
     impl hyper::service::Service<hyper::Request<Incoming>, Response = hyper::Response<Body>, Error = std::convert::Infallible, Future: Send>,
 > {
     let (stream, ambiguous) = Watched::new(stream);
     let service = service_fn(move |request: hyper::Request<Incoming>| {
-        let (router, ambiguous) = (router.clone(), ambiguous.clone());
-        async move { Ok(answer(router, &ambiguous, header_bytes_max, request).await) }
+        let (router, metrics, ambiguous) = (router.clone(), metrics.clone(), ambiguous.clone());
+        async move { Ok(answer(router, &metrics, &ambiguous, header_bytes_max, request).await) }
     });
     builder.serve_connection(TokioIo::new(stream), service)
 }
@@ -117,6 +125,7 @@ fn connection(
 /// One request. A handler that breaks answers 503, and the process lives.
 async fn answer(
     mut router: Router,
+    metrics: &Metrics,
     ambiguous: &Ambiguous,
     header_bytes_max: usize,
     request: hyper::Request<Incoming>,
@@ -135,9 +144,41 @@ async fn answer(
         Ok(Err(never)) => match never {},
         Err(_) => {
             tracing::error!("a handler broke");
+            metrics.panicked();
             respond::closing(respond::constant(ReasonCode::IngressInternal))
         }
     };
     // Whatever stands behind a chunked body is not watched, so it is not read either.
     if chunked { respond::closing(response) } else { response }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    async fn ask(address: SocketAddr, path: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn a_handler_that_breaks_answers_503_and_the_process_lives() {
+        async fn breaks() -> &'static str {
+            panic!("canary-detail")
+        }
+        let router = Router::new().route("/breaks", get(breaks)).route("/works", get(async || "fine"));
+        let (metrics, (stop, stopping)) = (Arc::new(Metrics::new("v")), watch::channel(false));
+        let listening = listen(([127, 0, 0, 1], 0).into(), router, &Limits::default(), metrics.clone(), stopping).await.unwrap();
+        let broken = ask(listening.address, "/breaks").await;
+        assert!(broken.starts_with("HTTP/1.1 503") && broken.contains("retry-after") && !broken.contains("canary"), "{broken}");
+        assert!(ask(listening.address, "/works").await.ends_with("fine"));
+        assert!(metrics.encode(0).contains("byoa_handler_panics_total 1"));
+        stop.send(true).unwrap();
+        listening.task.await.unwrap();
+    }
 }

@@ -33,7 +33,7 @@ pub(super) async fn receive_alias(profile: String, State(rooms): State<Arc<Rooms
         ProfileId::parse(&profile).ok().and_then(|id| directory.profiles.get(&id).map(|p| (p.item.provider, p.item.ingress_id.clone())));
     match found {
         Some((provider, ingress_id)) => {
-            tracing::info!(profile, "an old webhook address was used");
+            rooms.metrics.alias_used(&profile);
             take(&rooms, provider, ingress_id, request).await
         }
         None => respond::constant(ReasonCode::AuthnUnknownLocator),

@@ -227,4 +227,38 @@ mod tests {
         assert_eq!(file_of("sqlite::memory:"), None);
         assert_eq!(file_of("postgres://h/db"), None);
     }
+
+    async fn refused(url: &str) -> ReasonCode {
+        match open(url).await {
+            Err(error) => error.code(),
+            Ok(_) => panic!("{url} opened"),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_may_not_be_opened_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("byoa.db");
+        let url = format!("sqlite:{}", file.display());
+        for weak in ["?synchronous=normal", "?mode=memory"] {
+            assert_eq!(refused(&format!("{url}{weak}")).await, ReasonCode::StoreDurabilityWeak);
+        }
+        assert_eq!(refused("sqlite::memory:").await, ReasonCode::ConfigInvalid);
+
+        let mut opened = open(&url).await.unwrap();
+        assert_eq!(refused(&url).await, ReasonCode::StoreLocked);
+        sqlx::query("UPDATE _sqlx_migrations SET version = 9999").execute(&mut opened.writer).await.unwrap();
+        opened.writer.close().await.unwrap();
+        opened.checkpointer.close().await.unwrap();
+        opened.readers.close().await;
+        drop(opened.lock);
+        assert_eq!(refused(&url).await, ReasonCode::StoreSchemaNewer);
+
+        let mut bytes = std::fs::read(&file).unwrap();
+        for byte in bytes.iter_mut().skip(4096).step_by(3) {
+            *byte ^= 0x5a;
+        }
+        std::fs::write(&file, bytes).unwrap();
+        assert_eq!(refused(&url).await, ReasonCode::StoreCorrupt);
+    }
 }

@@ -47,6 +47,11 @@ struct ProviderLabel {
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct ProfileLabel {
+    profile: String,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct ResultLabel {
     result: &'static str,
 }
@@ -66,6 +71,7 @@ pub struct Metrics {
     reloads: Family<ResultLabel, Counter>,
     legacy: Family<ProviderLabel, Counter>,
     previous_secret: Family<ProviderLabel, Counter>,
+    aliases: Family<ProfileLabel, Counter>,
     panics: Counter<u64, AtomicU64>,
 }
 
@@ -85,6 +91,7 @@ impl Metrics {
             reloads: Family::default(),
             legacy: Family::default(),
             previous_secret: Family::default(),
+            aliases: Family::default(),
             panics: Counter::default(),
             registry: Registry::default(),
         };
@@ -99,6 +106,7 @@ impl Metrics {
         registry.register("policy_reloads", "Loads of the policy set by result", metrics.reloads.clone());
         registry.register("legacy_fallback", "Routes taken through a legacy binding", metrics.legacy.clone());
         registry.register("secret_previous_used", "Webhooks proved by a previous secret", metrics.previous_secret.clone());
+        registry.register("ingress_alias", "Webhooks that came by an old address", metrics.aliases.clone());
         registry.register("handler_panics", "Requests whose handler broke", metrics.panics.clone());
         registry.register("policy", "The policy set in force", Info::new(vec![("version", policy_version.to_owned())]));
         for provider in ProviderKind::ALL {
@@ -146,6 +154,11 @@ impl Metrics {
     /// A webhook was proved by a previous secret.
     pub fn previous_secret_used(&self, provider: ProviderKind) {
         self.previous_secret.get_or_create(&ProviderLabel { provider: provider.as_str() }).inc();
+    }
+
+    /// A webhook came by an old address of a declared profile.
+    pub fn alias_used(&self, profile: &str) {
+        self.aliases.get_or_create(&ProfileLabel { profile: profile.to_owned() }).inc();
     }
 
     /// A handler broke.

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use byoa_gateway::admin::resources::Document;
+use byoa_gateway::admin::document::Document;
 use byoa_gateway::config::Config;
 use byoa_gateway::domain::installation::{Mode, ProviderKind};
 use byoa_gateway::domain::reason::ReasonCode;
@@ -172,6 +172,7 @@ fn every_metric_is_documented_with_its_labels() {
     metrics.send(slack, "org", "sent", None);
     metrics.previous_secret_used(slack);
     metrics.panicked();
+    metrics.alias_used("acme-slack");
     let text = metrics.encode(1);
     let mut exists = BTreeSet::new();
     for line in text.lines() {

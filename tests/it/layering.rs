@@ -18,7 +18,7 @@ const STOPWATCHES: [(&str, &str); 3] = [
 const TELLS_PROVIDERS_APART: [(&str, &str); 4] = [
     ("config", "the key of each provider's API address"),
     ("authn/principal", "one typed principal per provider"),
-    ("admin/resources", "the form of an account in a resource file"),
+    ("admin/document", "the form of an account in a resource file"),
     ("cli/demo", "plays the providers' side of the wire"),
 ];
 

@@ -14,5 +14,6 @@ mod journey;
 mod layering;
 mod operator;
 mod sdk;
+mod sessions;
 mod support;
 mod vectors;

@@ -96,6 +96,11 @@ impl TestGateway {
         self.gateway.store().reload().await.unwrap();
     }
 
+    /// Removes what its retention has passed, as the hourly sweep does.
+    pub async fn sweep(&self) {
+        self.gateway.store().sweep(self.clock.now()).await.unwrap();
+    }
+
     /// Every series of `/metrics`, as it is written there.
     pub async fn metrics(&self) -> BTreeMap<String, f64> {
         let answer = once(self.operator, &Request::get("/metrics")).await.unwrap();

@@ -1,0 +1,168 @@
+//! Statements that change what operators declared, and the claims on external accounts that hold it together.
+
+use sqlx::SqliteConnection;
+
+use super::super::directory::{bot_owner, claims};
+use super::super::writer::failed;
+use super::super::{Change, Resource, SecretPut, StoreError};
+use super::audit;
+use crate::domain::clock::Timestamp;
+use crate::domain::ids::OrgId;
+use crate::domain::record::AuditRecord;
+
+pub(in crate::store) async fn apply(
+    conn: &mut SqliteConnection,
+    changes: &[Change],
+    lines: &[AuditRecord],
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    for change in changes {
+        match change {
+            Change::Put(resource, secrets) => put(conn, resource, secrets, now).await?,
+            Change::DropSecret { kind, owner, field, slot } => {
+                sqlx::query("DELETE FROM secrets WHERE kind = $1 AND owner = $2 AND field = $3 AND slot = $4")
+                    .bind(*kind)
+                    .bind(owner.as_str())
+                    .bind(field.as_str())
+                    .bind(*slot)
+                    .execute(&mut *conn)
+                    .await
+                    .map_err(failed)?;
+            }
+            Change::Delete { kind, id } => delete(conn, kind, id, now).await?,
+        }
+    }
+    audit(conn, lines).await
+}
+
+async fn put(conn: &mut SqliteConnection, resource: &Resource, secrets: &[SecretPut], now: Timestamp) -> Result<(), StoreError> {
+    let body = match resource {
+        Resource::Org(r) => serde_json::to_string(r),
+        Resource::Agent(r) => serde_json::to_string(r),
+        Resource::Profile(r) => serde_json::to_string(r),
+        Resource::Installation(r) => serde_json::to_string(r),
+        Resource::Binding(r) => serde_json::to_string(r),
+    };
+    let body = body.map_err(|e| StoreError::Unavailable(e.to_string()))?;
+    sqlx::query(
+        "INSERT INTO resources (kind, id, org, body, created_ms, updated_ms) VALUES ($1, $2, $3, $4, $5, $5) \
+         ON CONFLICT (kind, id) DO UPDATE SET org = excluded.org, body = excluded.body, updated_ms = excluded.updated_ms",
+    )
+    .bind(resource.kind())
+    .bind(resource.id())
+    .bind(resource.org().map(OrgId::as_str))
+    .bind(body)
+    .bind(now.ms())
+    .execute(&mut *conn)
+    .await
+    .map_err(failed)?;
+    match resource {
+        Resource::Profile(profile) => {
+            let taken: Option<String> = sqlx::query_scalar("SELECT profile FROM ingress_ids WHERE ingress_id = $1")
+                .bind(profile.ingress_id.as_str())
+                .fetch_optional(&mut *conn)
+                .await
+                .map_err(failed)?;
+            if taken.as_deref().is_some_and(|t| t != profile.id.as_str()) {
+                return Err(StoreError::Conflict(format!("ingress_id of profile `{}` belongs to another profile", profile.id)));
+            }
+            sqlx::query(
+                "INSERT INTO ingress_ids (ingress_id, profile) VALUES ($1, $2) ON CONFLICT (ingress_id) DO UPDATE SET removed_ms = NULL",
+            )
+            .bind(profile.ingress_id.as_str())
+            .bind(profile.id.as_str())
+            .execute(&mut *conn)
+            .await
+            .map_err(failed)?;
+        }
+        Resource::Installation(installation) => claim_accounts(conn, installation).await?,
+        _ => {}
+    }
+    for put in secrets {
+        let s = &put.secret;
+        sqlx::query(
+            "INSERT INTO secrets (kind, owner, field, slot, id, sealed, fingerprint, set_ms, until_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) \
+             ON CONFLICT (kind, owner, field, slot) DO UPDATE SET id = excluded.id, sealed = excluded.sealed, \
+             fingerprint = excluded.fingerprint, set_ms = excluded.set_ms, until_ms = excluded.until_ms",
+        )
+        .bind(put.kind)
+        .bind(put.owner.as_str())
+        .bind(s.field.as_str())
+        .bind(s.slot.as_str())
+        .bind(s.id.as_str())
+        .bind(s.sealed.clone())
+        .bind(s.fingerprint.as_str())
+        .bind(s.set.ms())
+        .bind(s.until.map(Timestamp::ms))
+        .execute(&mut *conn)
+        .await
+        .map_err(failed)?;
+    }
+    Ok(())
+}
+
+async fn claim_accounts(conn: &mut SqliteConnection, installation: &crate::domain::installation::Installation) -> Result<(), StoreError> {
+    free_accounts(conn, installation.id.as_str()).await?;
+    if let Some((account, owner)) = bot_owner(installation) {
+        own(conn, &account, &owner).await?;
+    }
+    for (account, owner) in claims(installation) {
+        own(conn, &account, &owner).await?;
+        sqlx::query("INSERT INTO claims (account, profile, installation, owner) VALUES ($1, $2, $3, $4)")
+            .bind(account.as_str())
+            .bind(installation.profile.as_str())
+            .bind(installation.id.as_str())
+            .bind(owner)
+            .execute(&mut *conn)
+            .await
+            .map_err(|e| taken(e, &account))?;
+    }
+    Ok(())
+}
+
+async fn own(conn: &mut SqliteConnection, account: &str, owner: &str) -> Result<(), StoreError> {
+    sqlx::query("INSERT INTO owners (account, owner) VALUES ($1, $2) ON CONFLICT (account) DO NOTHING")
+        .bind(account)
+        .bind(owner)
+        .execute(&mut *conn)
+        .await
+        .map_err(failed)?;
+    let holder: String =
+        sqlx::query_scalar("SELECT owner FROM owners WHERE account = $1").bind(account).fetch_one(&mut *conn).await.map_err(failed)?;
+    if holder == owner { Ok(()) } else { Err(StoreError::Conflict(format!("account {account} belongs to another owner"))) }
+}
+
+fn taken(error: sqlx::Error, account: &str) -> StoreError {
+    match failed(error) {
+        StoreError::Conflict(_) => StoreError::Conflict(format!("account {account} belongs to another installation")),
+        other => other,
+    }
+}
+
+async fn free_accounts(conn: &mut SqliteConnection, installation: &str) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM claims WHERE installation = $1").bind(installation).execute(&mut *conn).await.map_err(failed)?;
+    sqlx::query(
+        "DELETE FROM owners WHERE NOT EXISTS (SELECT 1 FROM claims c WHERE c.account = owners.account) \
+         AND NOT EXISTS (SELECT 1 FROM claims c WHERE c.account >= owners.account || '/' AND c.account < owners.account || '0')",
+    )
+    .execute(conn)
+    .await
+    .map(|_| ())
+    .map_err(failed)
+}
+
+async fn delete(conn: &mut SqliteConnection, kind: &str, id: &str, now: Timestamp) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM resources WHERE kind = $1 AND id = $2").bind(kind).bind(id).execute(&mut *conn).await.map_err(failed)?;
+    sqlx::query("DELETE FROM secrets WHERE kind = $1 AND owner = $2").bind(kind).bind(id).execute(&mut *conn).await.map_err(failed)?;
+    match kind {
+        "profiles" => sqlx::query("UPDATE ingress_ids SET removed_ms = $2 WHERE profile = $1")
+            .bind(id)
+            .bind(now.ms())
+            .execute(conn)
+            .await
+            .map(|_| ())
+            .map_err(failed),
+        "installations" => free_accounts(conn, id).await,
+        _ => Ok(()),
+    }
+}

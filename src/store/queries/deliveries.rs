@@ -1,0 +1,184 @@
+//! Statements that move deliveries: lease, settle, release, replay.
+
+use std::collections::HashSet;
+
+use sqlx::{Row, SqliteConnection};
+
+use super::super::StoreError;
+use super::super::outbox::Open;
+use super::super::writer::failed;
+use super::audit;
+use crate::domain::clock::Timestamp;
+use crate::domain::delivery::{Attempt, Claimed, Settled};
+use crate::domain::ids::{AgentId, DeliveryId, EventId, OrgId, SessionId};
+use crate::domain::record::AuditRecord;
+
+/// Every open delivery, oldest first.
+pub(in crate::store) async fn open_deliveries(conn: &mut SqliteConnection) -> Result<Vec<Open>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT seq, session, agent, MAX(due_ms, COALESCE(lease_until_ms, 0)) FROM deliveries INDEXED BY deliveries_open \
+         WHERE settled_ms IS NULL ORDER BY seq",
+    )
+    .fetch_all(conn)
+    .await
+    .map_err(failed)?;
+    let open = |row: &sqlx::sqlite::SqliteRow| {
+        Ok(Open { seq: row.try_get(0)?, session: row.try_get(1)?, agent: row.try_get(2)?, at_ms: row.try_get(3)? })
+    };
+    rows.iter().map(open).collect::<Result<_, sqlx::Error>>().map_err(failed)
+}
+
+/// Agents that are not sent anything. Read here and not in the directory, which follows a commit a moment later: a moment in
+/// which a 410 would be asked for twice.
+pub(in crate::store) async fn paused_agents(conn: &mut SqliteConnection) -> Result<HashSet<String>, StoreError> {
+    let ids: Vec<String> =
+        sqlx::query_scalar("SELECT id FROM resources WHERE kind = 'agents' AND json_extract(body, '$.status') = 'paused'")
+            .fetch_all(conn)
+            .await
+            .map_err(failed)?;
+    Ok(ids.into_iter().collect())
+}
+
+/// Leases these deliveries. The attempt is counted before it begins.
+pub(in crate::store) async fn lease(conn: &mut SqliteConnection, seqs: &[i64], lease_until: Timestamp) -> Result<Vec<Claimed>, StoreError> {
+    let rows = sqlx::query(
+        "UPDATE deliveries SET state = 'leased', attempt = attempt + 1, lease = lease + 1, lease_until_ms = $1 \
+         WHERE seq IN (SELECT value FROM json_each($2)) AND settled_ms IS NULL \
+         RETURNING seq, event, org, agent, session, lease, attempt",
+    )
+    .bind(lease_until.ms())
+    .bind(serde_json::to_string(seqs).unwrap_or_default())
+    .fetch_all(conn)
+    .await
+    .map_err(failed)?;
+    rows.iter()
+        .map(|row| {
+            let text = |i: usize| row.try_get::<String, _>(i).map_err(failed);
+            let odd = |what: &str| StoreError::Corrupt(format!("delivery with a damaged {what}"));
+            Ok(Claimed {
+                id: DeliveryId::numbered(row.try_get(0).map_err(failed)?),
+                event: EventId::parse(&text(1)?).ok_or_else(|| odd("event"))?,
+                org: OrgId::parse(&text(2)?).map_err(|_| odd("org"))?,
+                agent: AgentId::parse(&text(3)?).map_err(|_| odd("agent"))?,
+                session: SessionId::parse(&text(4)?).ok_or_else(|| odd("session"))?,
+                lease: row.try_get(5).map_err(failed)?,
+                attempt: row.try_get(6).map_err(failed)?,
+            })
+        })
+        .collect()
+}
+
+/// Settles, fenced by the lease: an old worker that wakes up late changes nothing.
+pub(in crate::store) async fn settle(
+    conn: &mut SqliteConnection,
+    claimed: &Claimed,
+    settled: &Settled,
+    attempt: &Attempt,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    let (state, due, settled_ms, code) = match settled {
+        Settled::Delivered => ("delivered", None, Some(now.ms()), None),
+        Settled::RetryAt(at) => ("pending", Some(at.ms()), None, attempt.code),
+        Settled::Dead(code) => ("dead", None, Some(now.ms()), Some(*code)),
+        Settled::AgentGone => ("pending", Some(now.ms()), None, attempt.code),
+    };
+    let changed = sqlx::query(
+        "UPDATE deliveries SET state = $3, due_ms = COALESCE($4, due_ms), settled_ms = $5, code = $6, lease_until_ms = NULL \
+         WHERE seq = $1 AND lease = $2 AND settled_ms IS NULL",
+    )
+    .bind(claimed.id.number())
+    .bind(claimed.lease)
+    .bind(state)
+    .bind(due)
+    .bind(settled_ms)
+    .bind(code.map(|c| c.as_str()))
+    .execute(&mut *conn)
+    .await
+    .map_err(failed)?
+    .rows_affected();
+    if changed == 0 {
+        return Ok(false);
+    }
+    sqlx::query("INSERT OR REPLACE INTO attempts (delivery, number, at_ms, took_ms, status, code) VALUES ($1, $2, $3, $4, $5, $6)")
+        .bind(claimed.id.number())
+        .bind(attempt.number)
+        .bind(attempt.at.ms())
+        .bind(attempt.took_ms)
+        .bind(attempt.status.map(i64::from))
+        .bind(attempt.code.map(|c| c.as_str()))
+        .execute(&mut *conn)
+        .await
+        .map_err(failed)?;
+    let line = |action, target: &str, outcome, code| AuditRecord {
+        at: now,
+        actor: "gateway".into(),
+        action,
+        target: target.into(),
+        org: Some(claimed.org.clone()),
+        outcome,
+        code,
+        decision: None,
+        request: None,
+        detail: None,
+    };
+    match settled {
+        Settled::Dead(code) => audit(conn, &[line("delivery.dead", claimed.id.as_str(), "refused", Some(*code))]).await?,
+        Settled::AgentGone => {
+            sqlx::query(
+                "UPDATE resources SET body = json_set(body, '$.status', 'paused'), updated_ms = $2 WHERE kind = 'agents' AND id = $1",
+            )
+            .bind(claimed.agent.as_str())
+            .bind(now.ms())
+            .execute(&mut *conn)
+            .await
+            .map_err(failed)?;
+            audit(conn, &[line("agent.pause", claimed.agent.as_str(), "done", attempt.code)]).await?;
+        }
+        Settled::Delivered | Settled::RetryAt(_) => {}
+    }
+    Ok(true)
+}
+
+pub(in crate::store) async fn release(conn: &mut SqliteConnection, claimed: &[Claimed]) -> Result<(), StoreError> {
+    for c in claimed {
+        sqlx::query("UPDATE deliveries SET state = 'pending', lease_until_ms = NULL, attempt = attempt - 1 WHERE seq = $1 AND lease = $2 AND settled_ms IS NULL")
+            .bind(c.id.number())
+            .bind(c.lease)
+            .execute(&mut *conn)
+            .await
+            .map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// `None` when there is no such delivery, `Some(None)` when it is still open; else it is open again.
+pub(in crate::store) async fn replay(
+    conn: &mut SqliteConnection,
+    id: &DeliveryId,
+    line: &AuditRecord,
+    now: Timestamp,
+) -> Result<Option<Option<Open>>, StoreError> {
+    let Some(seq) = id.number() else { return Ok(None) };
+    let row = sqlx::query("SELECT settled_ms IS NULL, session, agent FROM deliveries WHERE seq = $1")
+        .bind(seq)
+        .fetch_optional(&mut *conn)
+        .await
+        .map_err(failed)?;
+    let Some(row) = row else { return Ok(None) };
+    if row.try_get(0).map_err(failed)? {
+        return Ok(Some(None));
+    }
+    // A replay counts its attempts anew; the lease goes on growing, so that nobody's old one fits.
+    sqlx::query(
+        "UPDATE deliveries SET state = 'pending', settled_ms = NULL, due_ms = $2, code = NULL, attempt = 0, lease_until_ms = NULL WHERE seq = $1",
+    )
+    .bind(seq)
+    .bind(now.ms())
+    .execute(&mut *conn)
+    .await
+    .map_err(failed)?;
+    sqlx::query("DELETE FROM attempts WHERE delivery = $1").bind(seq).execute(&mut *conn).await.map_err(failed)?;
+    audit(conn, std::slice::from_ref(line)).await?;
+    let (session, agent) = (row.try_get(1).map_err(failed)?, row.try_get(2).map_err(failed)?);
+    Ok(Some(Some(Open { seq, session, agent, at_ms: now.ms() })))
+}

@@ -1,0 +1,376 @@
+//! What the store's use cases take and give: domain values, never rows.
+
+use std::sync::Arc;
+
+use serde_json::Value as Json;
+
+use super::directory;
+use crate::domain::clock::Timestamp;
+use crate::domain::ids::{AgentId, EventId, InstallationId, MessageId, OrgId, ProfileId, RequestId, SessionId};
+use crate::domain::installation::{Agent, AppProfile, Binding, Installation, Mode, Org, ProviderKind};
+use crate::domain::message::{EventKind, Normal};
+use crate::domain::reason::{Failure, ReasonCode};
+use crate::domain::record::{AuditRecord, Decision, RefusalRecord};
+use crate::domain::session::SessionKey;
+
+/// Why the store did not do it.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// The disk is full.
+    #[error("the disk is full: {0}")]
+    Full(String),
+    /// Somebody else holds the lock.
+    #[error("the store is locked: {0}")]
+    Busy(String),
+    /// The file is damaged.
+    #[error("the store's file is damaged: {0}")]
+    Corrupt(String),
+    /// A constraint said no; the text names it.
+    #[error("{0}")]
+    Conflict(String),
+    /// Too many requests wait.
+    #[error("too many requests wait for the store")]
+    Overloaded,
+    /// Anything else.
+    #[error("the store failed: {0}")]
+    Unavailable(String),
+    /// It may not be opened.
+    #[error("{message}")]
+    Refused {
+        /// Which rule.
+        code: ReasonCode,
+        /// What and where.
+        message: String,
+    },
+}
+
+impl StoreError {
+    /// The reason code the outside sees.
+    pub fn code(&self) -> ReasonCode {
+        match self {
+            Self::Full(_) => ReasonCode::StoreFull,
+            Self::Busy(_) => ReasonCode::StoreBusy,
+            Self::Corrupt(_) => ReasonCode::StoreCorrupt,
+            Self::Conflict(_) => ReasonCode::AdminIdentityTaken,
+            Self::Overloaded => ReasonCode::IngressOverloaded,
+            Self::Unavailable(_) => ReasonCode::StoreUnavailable,
+            Self::Refused { code, .. } => *code,
+        }
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::new(error.code(), error)
+    }
+}
+
+/// One event to accept. Everything about it is decided; the store gives it its session and keeps it.
+#[derive(Clone, Debug)]
+pub struct NewEvent {
+    /// Its identifier.
+    pub id: EventId,
+    /// The org.
+    pub org: OrgId,
+    /// The provider.
+    pub provider: ProviderKind,
+    /// Platform app or own app.
+    pub mode: Mode,
+    /// The profile that proved it.
+    pub profile: ProfileId,
+    /// The installation it is bound to.
+    pub installation: InstallationId,
+    /// Who hears it.
+    pub agent: AgentId,
+    /// The binding that said so.
+    pub binding: String,
+    /// The session's identity.
+    pub session_key: SessionKey,
+    /// The peer, where the session is one person's.
+    pub peer: Option<String>,
+    /// What happened.
+    pub kind: EventKind,
+    /// The provider's id of it.
+    pub provider_event_id: String,
+    /// The provider's word for it.
+    pub provider_event_type: String,
+    /// Its identity within the installation.
+    pub dedupe_key: String,
+    /// When a repeat would be a new event again.
+    pub dedupe_until: Timestamp,
+    /// The typed principal it came as.
+    pub principal: String,
+    /// Which secret proved it.
+    pub verified_with: &'static str,
+    /// The provider-neutral reading.
+    pub normal: Normal,
+    /// The provider's bytes.
+    pub raw: bytes::Bytes,
+    /// Their media type.
+    pub media_type: &'static str,
+    /// What the policies said, in the order they were asked.
+    pub decisions: Vec<Arc<Decision>>,
+}
+
+/// What one webhook request comes to; all of it is committed, or none.
+#[derive(Clone, Debug)]
+pub struct AcceptRequest {
+    /// The request.
+    pub request: RequestId,
+    /// When it came.
+    pub received: Timestamp,
+    /// The events that may go on.
+    pub events: Vec<NewEvent>,
+    /// The events, or the whole body, that may not.
+    pub refusals: Vec<RefusalRecord>,
+    /// Decisions that refused.
+    pub denials: Vec<(Option<OrgId>, Arc<Decision>)>,
+}
+
+/// Where one event ended up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Acceptance {
+    /// It is new, and kept.
+    Stored(EventId),
+    /// It was accepted before.
+    Duplicate,
+}
+
+/// A resource of any kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resource {
+    /// A tenant.
+    Org(Org),
+    /// A program that answers people.
+    Agent(Agent),
+    /// A provider app.
+    Profile(AppProfile),
+    /// An app in an account.
+    Installation(Installation),
+    /// Who hears what.
+    Binding(Binding),
+}
+
+impl Resource {
+    /// The kind's word, plural, as in paths.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Org(_) => "orgs",
+            Self::Agent(_) => "agents",
+            Self::Profile(_) => "profiles",
+            Self::Installation(_) => "installations",
+            Self::Binding(_) => "bindings",
+        }
+    }
+
+    /// Its identifier.
+    pub fn id(&self) -> &str {
+        match self {
+            Self::Org(r) => r.id.as_str(),
+            Self::Agent(r) => r.id.as_str(),
+            Self::Profile(r) => r.id.as_str(),
+            Self::Installation(r) => r.id.as_str(),
+            Self::Binding(r) => r.id.as_str(),
+        }
+    }
+
+    /// The org it belongs to.
+    pub fn org(&self) -> Option<&OrgId> {
+        match self {
+            Self::Org(r) => Some(&r.id),
+            Self::Agent(r) => r.org.as_ref(),
+            Self::Profile(r) => match &r.owner {
+                crate::domain::installation::Ownership::Platform => None,
+                crate::domain::installation::Ownership::Org(org) => Some(org),
+            },
+            Self::Installation(r) => Some(&r.org),
+            Self::Binding(r) => Some(&r.org),
+        }
+    }
+}
+
+/// A sealed value to put.
+#[derive(Clone, Debug)]
+pub struct SecretPut {
+    /// The resource's kind.
+    pub kind: &'static str,
+    /// The resource's id.
+    pub owner: String,
+    /// The value.
+    pub secret: directory::SealedSecret,
+}
+
+/// One declared change.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// Makes or replaces a resource and puts its sealed values.
+    Put(Box<Resource>, Vec<SecretPut>),
+    /// Removes a sealed value.
+    DropSecret {
+        /// The resource's kind.
+        kind: &'static str,
+        /// The resource's id.
+        owner: String,
+        /// The field.
+        field: String,
+        /// The slot.
+        slot: &'static str,
+    },
+    /// Removes a resource with everything sealed of it.
+    Delete {
+        /// The kind.
+        kind: &'static str,
+        /// The id.
+        id: String,
+    },
+}
+
+/// A send that is about to leave, or was before.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SendStart {
+    /// It is new; this process sends it.
+    Fresh,
+    /// The same key and body were answered before: this is the answer.
+    Answered {
+        /// The HTTP status.
+        status: u16,
+        /// The body.
+        answer: Json,
+    },
+    /// The same key and body are on their way.
+    InFlight,
+    /// The key was used for another body.
+    Conflict,
+}
+
+/// The identity of a send.
+#[derive(Clone, Debug)]
+pub struct NewSend {
+    /// Its identifier.
+    pub id: MessageId,
+    /// Who sends.
+    pub agent: AgentId,
+    /// The caller's key.
+    pub key: String,
+    /// SHA-256 of the body, hex.
+    pub digest: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// How a send ended.
+#[derive(Clone, Debug)]
+pub struct FinishedSend {
+    /// Its identifier.
+    pub id: MessageId,
+    /// `sent`, `refused`, `failed`, `unknown`; `retry` forgets the key so that the caller may try again.
+    pub state: &'static str,
+    /// The HTTP status the agent saw.
+    pub status: u16,
+    /// The body the agent saw.
+    pub answer: Json,
+    /// The org.
+    pub org: Option<OrgId>,
+    /// The installation that sent.
+    pub installation: Option<InstallationId>,
+    /// The session it belongs to.
+    pub session: Option<String>,
+    /// The destination.
+    pub conversation: Option<String>,
+    /// The credential.
+    pub credential: Option<String>,
+    /// Its owner: `org` or `platform`.
+    pub owner: Option<&'static str>,
+    /// Whether it left through the platform's app instead of the org's own.
+    pub fallback: bool,
+    /// The provider's id of the message.
+    pub provider_message_id: Option<String>,
+    /// Why not.
+    pub code: Option<ReasonCode>,
+    /// Every decision, in the order they were asked.
+    pub decisions: Vec<Arc<Decision>>,
+    /// The audit line.
+    pub audit: AuditRecord,
+}
+
+/// An event together with all that its delivery says of it.
+#[derive(Clone, Debug)]
+pub struct EventView {
+    /// Its identifier.
+    pub id: EventId,
+    /// When it came.
+    pub received: Timestamp,
+    /// The org.
+    pub org: OrgId,
+    /// The provider.
+    pub provider: ProviderKind,
+    /// `platform` or `byoa`.
+    pub mode: String,
+    /// The profile.
+    pub profile: ProfileId,
+    /// The installation.
+    pub installation: InstallationId,
+    /// The agent.
+    pub agent: AgentId,
+    /// The session.
+    pub session: SessionId,
+    /// The session's key.
+    pub session_key: String,
+    /// Whether the event opened it.
+    pub session_new: bool,
+    /// The CloudEvents type.
+    pub cloud_type: String,
+    /// The provider's id of it.
+    pub provider_event_id: String,
+    /// The provider's word for it.
+    pub provider_event_type: String,
+    /// The provider-neutral reading.
+    pub normal: Normal,
+    /// The provider's bytes.
+    pub raw: Vec<u8>,
+    /// Their media type.
+    pub media_type: String,
+}
+
+/// A session, as far as a reply needs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionView {
+    /// Its identifier.
+    pub id: SessionId,
+    /// The org.
+    pub org: OrgId,
+    /// The installation its route goes through.
+    pub installation: InstallationId,
+    /// The agent.
+    pub agent: AgentId,
+    /// The conversation.
+    pub conversation: String,
+    /// The thread.
+    pub thread: Option<String>,
+    /// `active` or how it ended.
+    pub status: String,
+}
+
+/// What a listing asks for.
+#[derive(Clone, Debug, Default)]
+pub struct ListFilter {
+    /// Only this org's.
+    pub org: Option<String>,
+    /// Only rows whose id, target or subject is this.
+    pub id: Option<String>,
+    /// Only rows in this state, or with this outcome.
+    pub state: Option<String>,
+    /// Rows older than this sequence number.
+    pub before: Option<i64>,
+    /// At most so many.
+    pub limit: i64,
+}
+
+/// One page of a listing: rows, newest first, and where the next page begins.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Page {
+    /// The rows.
+    pub items: Vec<Json>,
+    /// Pass as `cursor` to go on.
+    pub next: Option<String>,
+}
