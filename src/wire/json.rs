@@ -22,8 +22,10 @@ pub enum Json<'a> {
     Null,
     /// `true`, `false`
     Bool(bool),
-    /// An integer, digit for digit.
+    /// An integer of at most 64 bits.
     Int(i128),
+    /// A longer integer, digit for digit.
+    Long(&'a str),
     /// Any other number.
     Float(f64),
     /// A string, unescaped.
@@ -61,11 +63,20 @@ impl<'a> Json<'a> {
         match self {
             Self::Str(text) if !text.is_empty() => Some(text.to_string()),
             Self::Int(n) => Some(n.to_string()),
+            Self::Long(digits) => Some((*digits).to_owned()),
             _ => None,
         }
     }
 
-    /// The integer.
+    /// An integer in its digits, however many.
+    pub fn digits(&self) -> Option<String> {
+        match self {
+            Self::Int(_) | Self::Long(_) => self.id(),
+            _ => None,
+        }
+    }
+
+    /// The integer, where it is of 64 bits.
     pub fn int(&self) -> Option<i128> {
         match self {
             Self::Int(n) => Some(*n),
@@ -102,13 +113,59 @@ impl<'a> Json<'a> {
 pub fn parse(bytes: &[u8]) -> Result<Json<'_>, ReasonCode> {
     let text = std::str::from_utf8(bytes).map_err(|_| ReasonCode::IngressJsonInvalid)?;
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    let mut fault = None;
-    let tree = Node { depth: 0, fault: &mut fault }.deserialize(&mut deserializer);
+    let (mut fault, mut floats) = (None, false);
+    let tree = Node { depth: 0, fault: &mut fault, floats: &mut floats }.deserialize(&mut deserializer);
     let tree = tree.map_err(|_| fault.unwrap_or(ReasonCode::IngressJsonInvalid))?;
     deserializer.end().map_err(|_| ReasonCode::IngressJsonInvalid)?;
+    let mut tree = tree;
+    if floats {
+        keep_digits(&mut tree, &mut literals(text));
+    }
     match tree {
         Json::Object(_) => Ok(tree),
         _ => Err(ReasonCode::IngressJsonInvalid),
+    }
+}
+
+/// The number literals of a document that was parsed, in order.
+fn literals(text: &str) -> impl Iterator<Item = &str> {
+    let bytes = text.as_bytes();
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let mut quoted = false;
+        while let Some(byte) = bytes.get(at) {
+            match byte {
+                b'\\' if quoted => at += 1,
+                b'"' => quoted = !quoted,
+                b'-' | b'0'..=b'9' if !quoted => {
+                    let rest = text.get(at..)?;
+                    let end = rest.find(|c: char| !matches!(c, '0'..='9' | '-' | '+' | '.' | 'e' | 'E')).unwrap_or(rest.len());
+                    at += end;
+                    return rest.get(..end);
+                }
+                _ => {}
+            }
+            at += 1;
+        }
+        None
+    })
+}
+
+/// serde_json reads an integer beyond 64 bits as a float, and an id must not be rounded. The tree has its numbers in the
+/// order of the document, so each finds its literal.
+fn keep_digits<'a>(node: &mut Json<'a>, literals: &mut impl Iterator<Item = &'a str>) {
+    match node {
+        Json::Int(_) => {
+            literals.next();
+        }
+        Json::Float(_) => {
+            if let Some(literal) = literals.next().filter(|l| l.bytes().all(|b| b.is_ascii_digit() || b == b'-')) {
+                *node = Json::Long(literal);
+            }
+        }
+        Json::Array(items) => items.iter_mut().for_each(|item| keep_digits(item, literals)),
+        Json::Object(fields) => fields.iter_mut().for_each(|(_, value)| keep_digits(value, literals)),
+        Json::Null | Json::Bool(_) | Json::Long(_) | Json::Str(_) => {}
     }
 }
 
@@ -118,6 +175,7 @@ const LINEAR_NAMES: usize = 24;
 struct Node<'f> {
     depth: usize,
     fault: &'f mut Option<ReasonCode>,
+    floats: &'f mut bool,
 }
 
 impl Node<'_> {
@@ -126,7 +184,7 @@ impl Node<'_> {
             *self.fault = Some(ReasonCode::IngressJsonTooDeep);
             return Err(E::custom("too deep"));
         }
-        Ok(Node { depth: self.depth + 1, fault: self.fault })
+        Ok(Node { depth: self.depth + 1, fault: self.fault, floats: self.floats })
     }
 }
 
@@ -178,6 +236,7 @@ impl<'de> Visitor<'de> for Node<'_> {
         Ok(Json::Int(n.into()))
     }
     fn visit_f64<E>(self, n: f64) -> Result<Json<'de>, E> {
+        *self.floats = true;
         Ok(Json::Float(n))
     }
     fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Json<'de>, E> {
@@ -262,6 +321,12 @@ mod tests {
         assert_eq!(doc.at("u").id().as_deref(), Some("18446744073709551615"));
         assert_eq!(doc.at("t").str(), Some("café"));
         assert!(doc.at("absent").is_null());
+        let doc = parse(br#"{"1":"2\"3","f":[-1.5e3,-0,{"9":4}],"big":184467440737095516160,"neg":-99999999999999999999,"x":1e400}"#);
+        assert!(doc.is_err(), "a float that is none");
+        let doc = parse(br#"{"1":"2\"3","f":[-1.5e3,-0,{"9":4}],"big":184467440737095516160,"neg":-99999999999999999999,"e":1}"#).unwrap();
+        assert_eq!(doc.at("big").id().as_deref(), Some("184467440737095516160"));
+        assert_eq!(doc.at("neg").id().as_deref(), Some("-99999999999999999999"));
+        assert_eq!((doc.at("e").int(), doc.at("f").items()[0].id()), (Some(1), None));
     }
 
     proptest! {

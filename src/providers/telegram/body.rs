@@ -46,7 +46,7 @@ const ENTITIES_MAX: usize = 100;
 
 pub(super) fn read(body: &Bytes) -> Result<InboundEvent, ReasonCode> {
     let doc = json::parse(body)?;
-    let update_id = doc.at("update_id").int().ok_or(ReasonCode::IngressPayloadMalformed)?.to_string();
+    let update_id = doc.at("update_id").digits().ok_or(ReasonCode::IngressPayloadMalformed)?;
     let word = update_kind(&doc)?;
     let payload = doc.at(word);
     let is_message = matches!(
@@ -180,19 +180,19 @@ fn own_membership(change: &Json<'_>) -> EventKind {
 fn id_of(party: &Json<'_>) -> Result<Option<String>, ReasonCode> {
     match party {
         Json::Null => Ok(None),
-        _ => party.at("id").int().map(|id| Some(id.to_string())).ok_or(ReasonCode::AuthnIdentityMissing),
+        _ => party.at("id").digits().map(Some).ok_or(ReasonCode::AuthnIdentityMissing),
     }
 }
 
 fn conversation(id: String, chat: &Json<'_>, message: &Json<'_>) -> Conversation {
-    let thread = message.at("message_thread_id").int().filter(|_| message.at("is_topic_message").bool() == Some(true));
-    let kind = match (thread, chat.at("type").str()) {
+    let thread = message.at("message_thread_id").digits().filter(|_| message.at("is_topic_message").bool() == Some(true));
+    let kind = match (&thread, chat.at("type").str()) {
         (Some(_), _) => ConversationKind::Thread,
         (_, Some("private")) => ConversationKind::Direct,
         (_, Some("channel")) => ConversationKind::Channel,
         _ => ConversationKind::Group,
     };
-    Conversation { id, kind, thread: thread.map(|id| id.to_string()) }
+    Conversation { id, kind, thread }
 }
 
 /// Who did it. `sender_chat` is the group itself for an anonymous admin, or a channel; `from` is then a placeholder bot
@@ -236,7 +236,7 @@ fn reply_to(word: &str, payload: &Json<'_>, about: &Json<'_>) -> Option<String> 
     };
     // Every message of a topic "answers" the one that opened it.
     let opened = payload.at("is_topic_message").bool() == Some(true) && id == payload.at("message_thread_id");
-    id.int().filter(|_| !opened).map(|id| id.to_string())
+    id.digits().filter(|_| !opened)
 }
 
 fn files(message: &Json<'_>) -> Vec<Attachment> {
