@@ -39,8 +39,8 @@
 //! use byoa_gateway::authn::webhook::Verified;
 //! use byoa_gateway::domain::installation::Installation;
 //! use byoa_gateway::store::directory::Kept;
-//! fn sender(installation: std::sync::Arc<Kept<Installation>>, verified: &Verified) -> Sender {
-//!     Sender::Slack(SenderMode::Byoa(Bound(installation)))
+//! fn name(installation: std::sync::Arc<Kept<Installation>>, verified: &Verified) -> String {
+//!     Sender::Slack(SenderMode::Byoa(Bound(installation))).name()
 //! }
 //! ```
 //!
@@ -49,8 +49,8 @@
 //! use byoa_gateway::authn::webhook::Verified;
 //! use byoa_gateway::domain::installation::Installation;
 //! use byoa_gateway::store::directory::Kept;
-//! fn sender(installation: std::sync::Arc<Kept<Installation>>, verified: &Verified) -> Sender {
-//!     verified.sender().clone()
+//! fn name(installation: std::sync::Arc<Kept<Installation>>, verified: &Verified) -> String {
+//!     verified.sender().name()
 //! }
 //! ```
 //!

@@ -32,6 +32,12 @@ pub use terms::{
 use directory::Directory;
 use outbox::Outbox;
 
+/// Rows that a sweep looks at, and at most removes, at a time.
+const SWEEP_ROWS: i64 = 1_000;
+
+/// Idempotency keys are kept this long.
+const SEND_KEY_KEPT_MS: i64 = 24 * 3_600_000;
+
 /// The store. Cheap to clone.
 #[derive(Clone)]
 pub struct Store(Arc<Inner>);
@@ -322,12 +328,29 @@ impl Store {
         self.task(move |conn| Box::pin(async move { queries::abandon_sends(conn, now).await })).await
     }
 
-    /// Removes what its retention has passed: dedupe keys and idempotency records.
+    /// Removes what its retention has passed: dedupe keys, and idempotency keys after a day. In small pieces, so that acks
+    /// never wait for it.
     ///
     /// # Errors
     /// When it could not be committed.
     pub async fn sweep(&self, now: Timestamp) -> Result<u64, StoreError> {
-        self.task(move |conn| Box::pin(async move { queries::sweep(conn, now).await })).await
+        let mut removed = 0;
+        let mut after = (String::new(), String::new());
+        loop {
+            let (expired, last) = read::expired_dedupe(&self.0.readers, &after, now, SWEEP_ROWS).await?;
+            if !expired.is_empty() {
+                removed += self.task(move |conn| Box::pin(async move { queries::forget_dedupe(conn, &expired).await })).await?;
+            }
+            let Some(last) = last else { break };
+            after = last;
+        }
+        loop {
+            let old = read::old_sends(&self.0.readers, now.plus_ms(-SEND_KEY_KEPT_MS), SWEEP_ROWS).await?;
+            if old.is_empty() {
+                return Ok(removed);
+            }
+            removed += self.task(move |conn| Box::pin(async move { queries::free_keys(conn, &old).await })).await?;
+        }
     }
 
     /// A page of `events`, `deliveries`, `sessions`, `decisions`, `audit`, `refusals` or `sends`.

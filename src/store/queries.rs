@@ -26,9 +26,6 @@ pub(super) use sends::{abandon_sends, begin_send, finish_send};
 pub(super) const SEED_FLAG: &str = "INSERT INTO flags (name, enabled, stage, canary, reason, changed_by, changed_ms, version) \
      VALUES ($1, $2, $3, '[]', 'seeded from rollout.initial', 'gateway', $4, 1) ON CONFLICT DO NOTHING";
 
-/// Idempotency records are kept this long.
-const SEND_KEPT_MS: i64 = 24 * 3_600_000;
-
 pub(super) struct EventRow<'a> {
     pub request: &'a AcceptRequest,
     pub event: &'a NewEvent,
@@ -361,12 +358,25 @@ pub(super) async fn insert_session(conn: &mut SqliteConnection, row: &SessionRow
     .map_err(failed)
 }
 
-pub(super) async fn sweep(conn: &mut SqliteConnection, now: Timestamp) -> Result<u64, StoreError> {
-    let dedupe = sqlx::query("DELETE FROM dedupe WHERE expires_ms <= $1").bind(now.ms()).execute(&mut *conn).await.map_err(failed)?;
-    let sends = sqlx::query("DELETE FROM sends WHERE state <> 'started' AND created_ms <= $1")
-        .bind(now.ms() - SEND_KEPT_MS)
-        .execute(&mut *conn)
+/// Forgets dedupe keys.
+pub(super) async fn forget_dedupe(conn: &mut SqliteConnection, keys: &[(String, String)]) -> Result<u64, StoreError> {
+    sqlx::query(
+        "DELETE FROM dedupe WHERE (key, installation) IN \
+         (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each($1))",
+    )
+    .bind(serde_json::to_string(keys).unwrap_or_default())
+    .execute(conn)
+    .await
+    .map(|r| r.rows_affected())
+    .map_err(failed)
+}
+
+/// Frees idempotency keys; what was sent stays on record.
+pub(super) async fn free_keys(conn: &mut SqliteConnection, seqs: &[i64]) -> Result<u64, StoreError> {
+    sqlx::query("UPDATE sends SET key = id WHERE seq IN (SELECT value FROM json_each($1))")
+        .bind(serde_json::to_string(seqs).unwrap_or_default())
+        .execute(conn)
         .await
-        .map_err(failed)?;
-    Ok(dedupe.rows_affected() + sends.rows_affected())
+        .map(|r| r.rows_affected())
+        .map_err(failed)
 }

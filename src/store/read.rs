@@ -162,6 +162,48 @@ pub(super) async fn session_of(pool: &SqlitePool, agent: &AgentId, id: &SessionI
     }))
 }
 
+/// A dedupe row: key and installation.
+pub(super) type DedupeKey = (String, String);
+
+/// Walks the dedupe keys behind `after`, `limit` at a time: those that have expired, and where the walk stands. Read here, so
+/// that the writer is given only what it must delete.
+pub(super) async fn expired_dedupe(
+    pool: &SqlitePool,
+    after: &DedupeKey,
+    now: Timestamp,
+    limit: i64,
+) -> Result<(Vec<DedupeKey>, Option<DedupeKey>), StoreError> {
+    let rows = sqlx::query(
+        "SELECT key, installation, expires_ms FROM dedupe WHERE (key, installation) > ($1, $2) ORDER BY key, installation LIMIT $3",
+    )
+    .bind(after.0.as_str())
+    .bind(after.1.as_str())
+    .bind(limit)
+    .fetch_all(pool)
+    .await
+    .map_err(failed)?;
+    let mut expired = Vec::new();
+    let mut last = None;
+    for row in rows {
+        let key: DedupeKey = (row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?);
+        if row.try_get::<i64, _>(2).map_err(failed)? <= now.ms() {
+            expired.push(key.clone());
+        }
+        last = Some(key);
+    }
+    Ok((expired, last))
+}
+
+/// Settled sends from before `before` whose keys are still theirs.
+pub(super) async fn old_sends(pool: &SqlitePool, before: Timestamp, limit: i64) -> Result<Vec<i64>, StoreError> {
+    sqlx::query_scalar("SELECT seq FROM sends WHERE state <> 'started' AND created_ms <= $1 AND key <> id LIMIT $2")
+        .bind(before.ms())
+        .bind(limit)
+        .fetch_all(pool)
+        .await
+        .map_err(failed)
+}
+
 /// Whether the database answers.
 pub(super) async fn ping(pool: &SqlitePool) -> Result<(), StoreError> {
     sqlx::query("SELECT 1").execute(pool).await.map(|_| ()).map_err(failed)

@@ -195,6 +195,21 @@ async fn the_same_key_is_one_message() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_is_free_after_a_day_and_what_was_sent_stays_on_record() {
+    let bench = Bench::start(ProviderKind::Slack).await;
+    bench.api.answers(200, json!({"ok": true, "ts": "1.2"}));
+    let first = bench.post(ACME, Some("k"), &hello("slack-acme")).await.json();
+    for (hours, again) in [(23, false), (2, true)] {
+        bench.gateway.clock.advance_ms(hours * 3_600_000);
+        bench.gateway.sweep().await;
+        let answer = bench.post(ACME, Some("k"), &hello("slack-acme")).await.json();
+        assert_eq!(answer["id"] != first["id"], again, "after {hours} h more");
+    }
+    let sends = bench.gateway.operate("GET", "/v1/sends", &Value::Null).await.json();
+    assert_eq!(sends["items"].as_array().map(Vec::len), Some(2), "{sends}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_provider_that_cannot_be_reached_took_nothing() {
     let bench = Bench::start_with(ProviderKind::Slack, |config| config.providers.slack.api_base = "http://127.0.0.1:1/".into()).await;
     let told = bench.say(ACME, hello("slack-acme")).await;
