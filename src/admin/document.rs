@@ -9,7 +9,7 @@ use super::AdminError;
 use crate::domain::clock::Timestamp;
 use crate::domain::ids::{AgentId, BindingId, InstallationId, OrgId, ProfileId};
 use crate::domain::installation::{
-    AgentStatus, DeliveryFormat, ExternalAccount, InstallationStatus, Ownership, ProviderKind, Selector, SessionScope,
+    AgentStatus, DeliveryFormat, ExternalAccount, InstallationStatus, Mode, Ownership, ProviderKind, Selector, SessionScope,
 };
 use crate::domain::reason::ReasonCode;
 use crate::domain::secret::Secret;
@@ -99,6 +99,8 @@ pub(super) struct BindingSpec {
     pub(super) id: BindingId,
     pub(super) org: OrgId,
     pub(super) installation: InstallationId,
+    /// Follows from the installation; where it is said, it must be so.
+    pub(super) mode: Option<Mode>,
     #[serde(default)]
     pub(super) select: Selector,
     pub(super) agent: AgentId,

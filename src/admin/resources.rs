@@ -325,6 +325,11 @@ impl<'a> Plan<'a> {
         let installation = self.future.installation_of(&spec.org, &spec.installation).map(|i| i.item.clone());
         let installation =
             installation.ok_or_else(|| unknown(format!("org `{}` has no installation `{}`", spec.org, spec.installation)))?;
+        let mode = installation.owner.mode();
+        if spec.mode.is_some_and(|said| said != mode) {
+            let detail = format!("{at}: mode is {}, as the installation's app is", mode.as_str());
+            return Err(AdminError::new(ReasonCode::AdminResourceInvalid, detail));
+        }
         let agent = self.future.agents.get(&spec.agent).map(|a| a.item.clone());
         let agent = agent.filter(|a| a.org.as_ref().is_none_or(|o| *o == spec.org));
         let agent = agent.ok_or_else(|| unknown(format!("org `{}` has no agent `{}`", spec.org, spec.agent)))?;
