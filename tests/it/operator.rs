@@ -157,3 +157,17 @@ async fn a_store_that_cannot_commit_is_503_and_nothing_is_lost() {
     let busy = metrics.iter().find(|(series, _)| series.contains("store.busy")).map(|(_, value)| *value);
     assert_eq!(busy, Some(1.0), "{metrics:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stage_that_is_off_asks_a_tenants_webhooks_to_come_again_and_lets_the_platforms_in() {
+    let gateway = TestGateway::start_with(NOW, |config| config.rollout.initial.clear()).await;
+    gateway.applied(&world::document(ProviderKind::Slack)).await;
+    let before = gateway.kept.counts().await;
+    let answer = gateway.send(&webhook(&world::acme(ProviderKind::Slack), 1)).await;
+    assert_eq!((answer.status, answer.header("retry-after").is_some()), (503, true));
+    assert_eq!(gateway.kept.counts().await, before, "it will come again, so nothing of it is kept");
+    assert_eq!(gateway.send(&webhook(&world::platform(ProviderKind::Slack), 2)).await.status, 200);
+    let metrics = gateway.metrics().await;
+    let refused = metrics.iter().find(|(series, _)| series.contains("rollout.stage_off") && series.contains("outcome=\"failed\""));
+    assert_eq!(refused.map(|(_, value)| *value), Some(1.0), "{metrics:?}");
+}
