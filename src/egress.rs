@@ -96,7 +96,6 @@ impl From<Stop> for Ended {
         let detail = match &stop {
             Stop::Refused(refusal) if !refusal.policies.is_empty() => format!("refused by {}", refusal.policies.join(", ")),
             Stop::Refused(refusal) => refusal.code.meaning().to_owned(),
-            // What failed inside is for the log; the agent hears the code.
             Stop::Failed(failure) => failure.code.meaning().to_owned(),
         };
         let retry_after_s = stop.code().retryable().then_some(5);
@@ -128,8 +127,9 @@ impl Egress {
         let this = self.clone();
         let fallback = request.clone();
         let task = tokio::spawn(async move { this.run(&principal, key, &body, &request).await });
-        task.await
-            .unwrap_or_else(|_| refused(&Ended::new(ReasonCode::IngressInternal, "the send broke; its outcome is in the audit"), &fallback))
+        task.await.unwrap_or_else(|_| {
+            refused(&Ended::new(ReasonCode::IngressInternal, "the send broke; look before you send it again"), &fallback)
+        })
     }
 
     async fn run(&self, principal: &AgentPrincipal, key: Option<String>, body: &Bytes, request: &RequestId) -> SendAnswer {
@@ -386,28 +386,23 @@ impl Egress {
 }
 
 fn unsent(error: &TransportError) -> Ended {
-    match error {
-        TransportError::NotSent(detail) => {
-            let mut ended = Ended::new(ReasonCode::EgressProviderUnavailable, format!("the provider could not be reached: {detail}"));
-            ended.retry_after_s = Some(5);
-            ended
-        }
-        TransportError::DialForbidden => Ended::new(ReasonCode::EgressProviderUnavailable, "the provider's address may not be dialled"),
-        TransportError::Timeout { sent: false } => {
-            let mut ended = Ended::new(ReasonCode::EgressProviderUnavailable, "the provider did not take the connection in time");
-            ended.retry_after_s = Some(5);
-            ended
-        }
-        TransportError::Timeout { sent: true } | TransportError::Reset(_) | TransportError::AnswerTooLarge => {
-            let mut ended =
-                Ended::new(ReasonCode::EgressOutcomeUnknown, "the request left and no usable answer came; look before you send it again");
-            ended.left = true;
-            ended
-        }
+    if error.may_have_left() {
+        let detail = "the request left and no usable answer came; look before you send it again";
+        return Ended { left: true, ..Ended::new(ReasonCode::EgressOutcomeUnknown, detail) };
     }
+    let detail = match error {
+        TransportError::NotSent(why) => format!("the provider could not be reached: {why}"),
+        TransportError::DialForbidden => "the provider's address may not be dialled".to_owned(),
+        _ => "the provider did not take the connection in time".to_owned(),
+    };
+    Ended { retry_after_s: Some(5), ..Ended::new(ReasonCode::EgressProviderUnavailable, detail) }
 }
 
+/// The agent hears the code; what failed inside is told to the log, here and once.
 fn refused(ended: &Ended, request: &RequestId) -> SendAnswer {
+    if let Stop::Failed(failure) = &ended.stop {
+        tracing::error!(request = %request, reason = %failure.code, detail = %failure.detail, "a send failed");
+    }
     let code = ended.stop.code();
     SendAnswer { status: code.status(), body: problem(code, &ended.detail, request), retry_after_s: ended.retry_after_s }
 }

@@ -65,11 +65,6 @@ impl Vault {
         Self { ring: Arc::new(ring), keyed: Arc::default() }
     }
 
-    /// The key ring's public facts, for `doctor`.
-    pub fn keys(&self) -> (usize, String) {
-        (self.ring.len(), self.ring.current_id())
-    }
-
     /// The keyed digest of a text, hex: what reads show shortened, and what tokens are looked up by.
     pub fn fingerprint(&self, text: &str) -> String {
         hex::encode(self.ring.fingerprint(text))

@@ -32,11 +32,6 @@ impl<A> Permit<A> {
     pub fn decision(&self) -> &Arc<Decision> {
         &self.decision
     }
-
-    /// What was asked, the proof given up.
-    pub fn into_ask(self) -> A {
-        self.ask
-    }
 }
 
 /// The law said no.

@@ -417,7 +417,7 @@ fn an_id_is_data_whatever_it_looks_like() {
     ask.credential.id = "x\", Byoa::Org::\"globex\n".into();
     let permit = law.decide(ask.clone()).unwrap();
     assert_eq!(permit.decision().resource, r#"Byoa::ByoaCredential::"x\", Byoa::Org::\"globex\n""#);
-    assert_eq!(permit.into_ask(), ask);
+    assert_eq!(*permit.ask(), ask);
 }
 
 #[test]

@@ -77,10 +77,6 @@ impl Provider for Telegram {
         body::read(body).map(|event| Parsed::Events(vec![event]))
     }
 
-    fn raw_for_agent(&self, raw: &[u8], _: &str) -> Value {
-        serde_json::from_slice(raw).unwrap_or_default()
-    }
-
     fn render(
         &self,
         message: &OutboundMessage,

@@ -113,10 +113,6 @@ impl Provider for WhatsApp {
         body::read(body).map(Parsed::Events)
     }
 
-    fn raw_for_agent(&self, raw: &[u8], _: &str) -> Value {
-        serde_json::from_slice(raw).unwrap_or_default()
-    }
-
     fn render(
         &self,
         message: &OutboundMessage,

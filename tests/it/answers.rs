@@ -210,6 +210,23 @@ async fn a_key_is_free_after_a_day_and_what_was_sent_stays_on_record() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_credential_that_does_not_open_is_our_trouble_and_nobody_elses_is_taken() {
+    let bench = Bench::start(ProviderKind::Slack).await;
+    bench.api.answers(200, json!({"ok": true, "ts": "1.2"}));
+    // Moved from its neighbour's row: whole, and not at home.
+    let moved = "UPDATE secrets SET sealed = (SELECT sealed FROM secrets WHERE kind = 'installations' AND owner = 'slack-platform') \
+                 WHERE kind = 'installations' AND owner = 'slack-acme'";
+    bench.gateway.damage(moved).await;
+    for fallback in [false, true] {
+        let mut message = hello("slack-acme");
+        message["allow_fallback"] = json!(fallback);
+        let told = bench.say(ACME, message).await;
+        assert!(told.starts_with("503 credentials.unavailable") && told.ends_with("no call"), "{told}");
+    }
+    assert_eq!(bench.say(ACME, hello("slack-platform")).await, "200 sent · provider called");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_provider_that_cannot_be_reached_took_nothing() {
     let bench = Bench::start_with(ProviderKind::Slack, |config| config.providers.slack.api_base = "http://127.0.0.1:1/".into()).await;
     let told = bench.say(ACME, hello("slack-acme")).await;

@@ -42,7 +42,7 @@ pub struct Row {
     pub mode: Vec<Mode>,
     /// Why something in it is as it is.
     #[serde(default)]
-    #[allow(dead_code, reason = "for the reader")]
+    #[expect(dead_code, reason = "for the reader")]
     pub note: Option<String>,
     /// All cases of one provider are answered alike, to the byte.
     #[serde(default)]
