@@ -86,7 +86,7 @@ pub struct Asking {
 
 impl Asking {
     fn facts(&self) -> OperatorFacts {
-        OperatorFacts { id: self.operator.name().to_owned(), role: self.operator.role() }
+        OperatorFacts { id: self.operator.name().to_owned(), role: self.operator.role(), mfa: self.operator.mfa() }
     }
 
     fn line(&self, clock: &Clock, action: &'static str, target: String, decision: Option<&Arc<Decision>>) -> AuditRecord {

@@ -165,6 +165,7 @@ fn fall_back(
         own_credential_usable: unusable(from).is_none(),
         binding_allows: true,
         flag: facts::flag(directory, own.provider),
+        bucket: facts::bucket(&own.org, own.provider),
     };
     let permit = keep(policy.decide(ask), decisions)?;
     Ok((to.clone(), permit))

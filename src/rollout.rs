@@ -20,6 +20,7 @@ pub fn enter(policy: &Snapshot, directory: &Directory, installation: &Installati
         org: facts::org(directory, &installation.org),
         provider: installation.provider,
         flag: facts::flag(directory, installation.provider),
+        bucket: facts::bucket(&installation.org, installation.provider),
     };
     policy.decide(ask).map(|permit| Some(permit.decision().clone()))
 }

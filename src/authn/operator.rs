@@ -66,7 +66,13 @@ impl Operators {
                 }
             };
             let name = words.next().map_or_else(|| format!("{}-{}", role.as_str(), n + 1), str::to_owned);
-            all.push((sha256(token.as_bytes()), OperatorPrincipal::new(name, role)));
+            // A token is handed out behind a second factor; one that is not says so.
+            let mfa = match words.next() {
+                None => true,
+                Some("single-factor") => false,
+                Some(_) => return Err(weak(n + 1, "the fourth word can only be single-factor")),
+            };
+            all.push((sha256(token.as_bytes()), OperatorPrincipal::new(name, role, mfa)));
         }
         if all.is_empty() { Err(Failure::new(ReasonCode::KeyMissing, format!("{origin}: no token in it"))) } else { Ok(Self(all)) }
     }
@@ -88,9 +94,15 @@ mod tests {
 
     #[test]
     fn roles_come_from_the_file() {
-        let all = Operators::parse("f", "# who\nopr_0123456789abcdef viewer ann\nopr_fedcba9876543210\n").unwrap();
+        let all = Operators::parse(
+            "f",
+            "# who\nopr_0123456789abcdef viewer ann\nopr_fedcba9876543210\nopr_00112233445566778 security bob single-factor\n",
+        );
+        let all = all.unwrap();
+        assert!(!all.authenticate(Some("opr_00112233445566778")).unwrap().mfa());
+        assert!(Operators::parse("f", "opr_0123456789abcdef viewer ann mfa\n").unwrap_err().detail.contains("f:1"));
         let ann = all.authenticate(Some("opr_0123456789abcdef")).unwrap();
-        assert_eq!((ann.name(), ann.role()), ("ann", Role::Viewer));
+        assert_eq!((ann.name(), ann.role(), ann.mfa()), ("ann", Role::Viewer, true));
         assert_eq!(all.authenticate(Some("opr_fedcba9876543210")).unwrap().role(), Role::Security);
         for bad in [None, Some(""), Some("opr_0123456789abcdeg")] {
             assert_eq!(all.authenticate(bad).unwrap_err(), ReasonCode::AdminUnauthenticated);

@@ -132,11 +132,12 @@ impl Role {
 pub struct OperatorPrincipal {
     name: String,
     role: Role,
+    mfa: bool,
 }
 
 impl OperatorPrincipal {
-    pub(super) fn new(name: String, role: Role) -> Self {
-        Self { name, role }
+    pub(super) fn new(name: String, role: Role, mfa: bool) -> Self {
+        Self { name, role, mfa }
     }
 
     /// Who, for the audit.
@@ -147,5 +148,10 @@ impl OperatorPrincipal {
     /// What he may be asked about.
     pub fn role(&self) -> Role {
         self.role
+    }
+
+    /// Whether a second factor stands behind the token.
+    pub fn mfa(&self) -> bool {
+        self.mfa
     }
 }

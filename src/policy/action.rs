@@ -110,6 +110,8 @@ pub struct OperatorFacts {
     pub id: String,
     /// What the operator is there for.
     pub role: Role,
+    /// Whether a second factor stands behind the proof.
+    pub mfa: bool,
 }
 
 /// Whether the provider's proof says when a webhook was sent.
@@ -187,6 +189,8 @@ pub struct UseFallback {
     pub binding_allows: bool,
     /// How far the provider is rolled out.
     pub flag: FlagFacts,
+    /// Where the org falls among the hundred that a percentage counts.
+    pub bucket: u8,
 }
 
 /// Does the rollout let this org's own apps in?
@@ -198,6 +202,8 @@ pub struct EnterRollout {
     pub provider: ProviderKind,
     /// How far that provider is rolled out.
     pub flag: FlagFacts,
+    /// Where the org falls among the hundred that a percentage counts.
+    pub bucket: u8,
 }
 
 impl sealed::Ask for RouteMessage {
@@ -268,6 +274,7 @@ impl sealed::Ask for UseFallback {
         let flag = slice.flag(&self.flag)?;
         let context = vec![
             ("flag", Value::new_entity_uid(flag)),
+            ("bucket", Value::new_long(self.bucket.into())),
             ("ownCredentialUsable", Value::new_bool(self.own_credential_usable)),
             ("bindingAllows", Value::new_bool(self.binding_allows)),
         ];
@@ -287,7 +294,8 @@ impl sealed::Ask for EnterRollout {
     fn question(&self, mut slice: Slice<'_>) -> Result<Question, Unfit> {
         let principal = slice.org(&self.org)?;
         let resource = slice.flag(&self.flag)?;
-        let context = vec![("provider", slice.names.provider.value(self.provider.as_str()))];
+        let context =
+            vec![("provider", slice.names.provider.value(self.provider.as_str())), ("bucket", Value::new_long(self.bucket.into()))];
         slice.question(principal, Self::NAME, resource, context)
     }
 

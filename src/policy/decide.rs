@@ -239,7 +239,7 @@ mod tests {
     use super::*;
 
     fn ask(id: usize) -> ReadAudit {
-        ReadAudit { operator: OperatorFacts { id: id.to_string(), role: Role::Viewer } }
+        ReadAudit { operator: OperatorFacts { id: id.to_string(), role: Role::Viewer, mfa: true } }
     }
 
     fn answer() -> Arc<Decision> {

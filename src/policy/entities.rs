@@ -65,6 +65,7 @@ names! {
     action "Action",
     provider "Provider",
     stage "Stage",
+    rollback_mode "RollbackMode",
     role "Role",
     freshness "Freshness",
     conversation_kind "ConversationKind",
@@ -160,6 +161,9 @@ impl<'n> Slice<'n> {
             ("enabled", Value::new_bool(facts.flag.enabled)),
             ("stage", self.names.stage.value(facts.flag.stage.as_str())),
             ("canary", Value::new_set(canary)),
+            ("percent", Value::new_long(facts.flag.percent.into())),
+            ("legacyFallback", Value::new_bool(facts.flag.legacy_fallback)),
+            ("rollbackMode", self.names.rollback_mode.value(facts.flag.rollback_mode.as_str())),
         ];
         self.add(self.names.flag.uid(facts.provider.as_str()), attributes, None)
     }
@@ -167,7 +171,7 @@ impl<'n> Slice<'n> {
     /// Adds an operator, in its role.
     pub fn operator(&mut self, operator: &OperatorFacts) -> Result<EntityUid, Unfit> {
         let role = self.names.role.uid(operator.role.as_str());
-        self.add(self.names.operator.uid(&operator.id), [], Some(role))
+        self.add(self.names.operator.uid(&operator.id), [("mfa", Value::new_bool(operator.mfa))], Some(role))
     }
 
     /// The finished question.

@@ -2,6 +2,7 @@
 //! facts. Reads the directory it is handed, decides nothing. Floor 5.
 
 use super::action::{AgentFacts, FlagFacts, InstallationFacts, OrgFacts};
+use crate::crypto::sha256;
 use crate::domain::ids::OrgId;
 use crate::domain::installation::{Agent, Installation, ProviderKind};
 use crate::store::directory::Directory;
@@ -28,6 +29,14 @@ pub fn installation(directory: &Directory, installation: &Installation) -> Insta
 /// What the policies may know of an agent.
 pub fn agent(agent: &Agent) -> AgentFacts {
     AgentFacts { id: agent.id.clone(), org: agent.org.clone() }
+}
+
+/// Where an org falls among the hundred that a provider's percentage counts: from 0, always the same, and another for each
+/// provider, so that the same orgs are not the first every time.
+pub fn bucket(org: &OrgId, provider: ProviderKind) -> u8 {
+    let [first, second, ..] = sha256(format!("{provider}:{org}").as_bytes());
+    // 65,536 is no multiple of 100; the first buckets are a thousandth more likely.
+    u8::try_from(u16::from_be_bytes([first, second]) % 100).unwrap_or(0)
 }
 
 /// How far a provider is rolled out; a flag that is not there is `off`.

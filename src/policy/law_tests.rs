@@ -117,7 +117,8 @@ fn send(agent: AgentFacts, installation: InstallationFacts) -> SendMessage {
 }
 
 fn flag(stage: RolloutStage, canary: &[&str]) -> FlagFacts {
-    FlagFacts { provider: ProviderKind::Slack, flag: Flag { enabled: true, stage, canary: canary.iter().map(|o| id(o)).collect() } }
+    let canary = canary.iter().map(|o| id(o)).collect();
+    FlagFacts { provider: ProviderKind::Slack, flag: Flag { enabled: true, stage, canary, ..Flag::default() } }
 }
 
 fn fallback() -> UseFallback {
@@ -127,11 +128,12 @@ fn fallback() -> UseFallback {
         own_credential_usable: false,
         binding_allows: true,
         flag: flag(RolloutStage::On, &[]),
+        bucket: 50,
     }
 }
 
 fn operator(role: Role) -> OperatorFacts {
-    OperatorFacts { id: "ann".into(), role }
+    OperatorFacts { id: "ann".into(), role, mfa: true }
 }
 
 /// `yes` or the code, then the policies that decided.
@@ -242,9 +244,9 @@ fn fallback_needs_every_consent() {
 #[test]
 fn the_rollout_lets_in_by_stage() {
     let law = starter();
-    let enter = |flag| said(&law, EnterRollout { org: org("acme"), provider: ProviderKind::Slack, flag });
-    assert_eq!(enter(flag(RolloutStage::On, &[])), "yes: rollout.enter");
-    assert_eq!(enter(flag(RolloutStage::Canary, &["acme", "globex"])), "yes: rollout.enter");
+    let enter = |flag| said(&law, EnterRollout { org: org("acme"), provider: ProviderKind::Slack, flag, bucket: 50 });
+    assert_eq!(enter(flag(RolloutStage::On, &[])), "yes: rollout.enter.on");
+    assert_eq!(enter(flag(RolloutStage::Canary, &["acme", "globex"])), "yes: rollout.enter.canary");
     assert_eq!(enter(flag(RolloutStage::Canary, &["globex"])), "rollout.stage_off");
     assert_eq!(enter(flag(RolloutStage::Off, &["acme"])), "rollout.stage_off");
     let mut disabled = flag(RolloutStage::On, &[]);
@@ -487,8 +489,8 @@ proptest! {
             held.usable = c;
             kept_is_true(law, UseCredential { installation: one.clone(), credential: held });
             let flag = flag(stage, &["acme"]);
-            kept_is_true(law, EnterRollout { org: one.org.clone(), provider: one.provider, flag: flag.clone() });
-            kept_is_true(law, UseFallback { from: one, to: two, own_credential_usable: a, binding_allows: b, flag });
+            kept_is_true(law, EnterRollout { org: one.org.clone(), provider: one.provider, flag: flag.clone(), bucket: 7 });
+            kept_is_true(law, UseFallback { from: one, to: two, own_credential_usable: a, binding_allows: b, flag, bucket: 7 });
         });
     }
 }

@@ -15,7 +15,7 @@ use super::{EventView, ListFilter, Page, SessionView, StoreError};
 use crate::domain::clock::Timestamp;
 use crate::domain::ids::{AgentId, DecisionId, DeliveryId, EventId, InstallationId, OrgId, ProfileId, SessionId};
 use crate::domain::installation::{Agent, AppProfile, Binding, Installation, Org, ProviderKind};
-use crate::domain::rollout::{Flag, RolloutStage};
+use crate::domain::rollout::{Flag, RollbackMode, RolloutStage};
 
 fn damaged(what: &str, why: impl std::fmt::Display) -> StoreError {
     StoreError::Corrupt(format!("{what}: {why}"))
@@ -82,8 +82,11 @@ pub(super) async fn directory(pool: &SqlitePool) -> Result<Directory, StoreError
 }
 
 async fn flags(tx: &mut sqlx::Transaction<'_, sqlx::Sqlite>) -> Result<BTreeMap<ProviderKind, Flag>, StoreError> {
-    let rows = sqlx::query("SELECT name, enabled, stage, canary FROM flags").fetch_all(&mut **tx).await.map_err(failed)?;
-    let mut enabled = false;
+    let rows = sqlx::query("SELECT name, enabled, stage, canary, percent, legacy_fallback, rollback_mode FROM flags")
+        .fetch_all(&mut **tx)
+        .await
+        .map_err(failed)?;
+    let mut global = Flag::default();
     let mut found = BTreeMap::new();
     for row in rows {
         let (name, on, stage, canary): (String, i64, String, String) = (
@@ -92,17 +95,21 @@ async fn flags(tx: &mut sqlx::Transaction<'_, sqlx::Sqlite>) -> Result<BTreeMap<
             row.try_get(2).map_err(failed)?,
             row.try_get(3).map_err(failed)?,
         );
+        let (percent, legacy, mode): (i64, i64, String) =
+            (row.try_get(4).map_err(failed)?, row.try_get(5).map_err(failed)?, row.try_get(6).map_err(failed)?);
         if name == "global" {
-            enabled = on != 0;
+            let rollback_mode = RollbackMode::parse(&mode).ok_or_else(|| damaged("flags", format!("unknown rollback mode `{mode}`")))?;
+            global = Flag { enabled: on != 0, legacy_fallback: legacy != 0, rollback_mode, ..Flag::default() };
             continue;
         }
         let provider = ProviderKind::parse(&name).ok_or_else(|| damaged("flags", format!("unknown provider `{name}`")))?;
         let stage = RolloutStage::parse(&stage).ok_or_else(|| damaged("flags", format!("unknown stage `{stage}`")))?;
         let canary: Vec<OrgId> = serde_json::from_str(&canary).map_err(|e| damaged("flags", e))?;
-        found.insert(provider, Flag { enabled: true, stage, canary });
+        let percent = u8::try_from(percent).ok().filter(|p| *p <= 100).ok_or_else(|| damaged("flags", format!("{percent} percent")))?;
+        found.insert(provider, Flag { stage, canary, percent, ..Flag::default() });
     }
     for flag in found.values_mut() {
-        flag.enabled = enabled;
+        (flag.enabled, flag.legacy_fallback, flag.rollback_mode) = (global.enabled, global.legacy_fallback, global.rollback_mode);
         flag.canary.sort();
     }
     Ok(found)

@@ -27,6 +27,7 @@ platform_law! {
     "30-credentials.cedar",
     "40-rollout.cedar",
     "50-operators.cedar",
+    "60-changes.cedar",
     "90-guards.cedar",
 }
 
