@@ -19,7 +19,9 @@ use crate::http::listener::{Listening, listen};
 use crate::http::{self, Rooms};
 use crate::ingress::Ingress;
 use crate::ingress::unproved::{FLUSH_EVERY_MS, Unproved};
-use crate::policy::{Engine, Snapshot};
+use crate::policy::accept::{Passed, Terms};
+use crate::policy::reload::{Done, Reloader, Status};
+use crate::policy::{Engine, History};
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
 use crate::transport::Transport;
@@ -70,7 +72,14 @@ impl Gateway {
         clock: Clock,
         watcher: Option<Arc<dyn DeliveryObserver>>,
     ) -> Result<Self, Failure> {
-        let snapshot = Snapshot::load(&config.policies.dir, &config.policies.schema, clock.now()).map_err(|e| Failure::new(e.code, e))?;
+        let terms = Terms {
+            dir: config.policies.dir.clone(),
+            schema: config.policies.schema.clone(),
+            gate_tables: config.policies.gate_tables,
+            require_lock: config.policies.require_lock,
+        };
+        let read = terms.read().and_then(|sources| terms.accept(&sources, clock.now()).map(|passed| (sources, passed)));
+        let (sources, Passed { snapshot, rows }) = read.map_err(|e| Failure::new(e.code, e))?;
         let metrics = Arc::new(Metrics::new(snapshot.version()));
         let engine = Engine::new(snapshot);
         let vault = Vault::new(keys::load(&config.keys.file, secrets.master_keys.as_deref())?);
@@ -122,7 +131,19 @@ impl Gateway {
         let limits = config.limits.clone();
         let (public, operator) = (config.listen.public, config.listen.operator);
         let drain_timeout = Duration::from_millis(limits.drain_timeout_ms);
-        let stale = crate::policy::watch::Stale::default();
+        let standing = Status::default();
+        let mut reloader = Reloader {
+            engine: engine.clone(),
+            terms,
+            shadow: config.policies.shadow.clone(),
+            history: History::new(&config.policies.history, config.policies.history_max),
+            store: store.clone(),
+            metrics: metrics.clone(),
+            clock: clock.clone(),
+            status: standing.clone(),
+            done: Done::default(),
+        };
+        reloader.started(sources, rows).await?;
         let rooms = Arc::new(Rooms {
             ingress,
             egress,
@@ -131,7 +152,7 @@ impl Gateway {
             store: store.clone(),
             vault,
             engine: engine.clone(),
-            stale: stale.clone(),
+            standing,
             metrics,
             clock: clock.clone(),
             config: config.clone(),
@@ -148,13 +169,7 @@ impl Gateway {
             tokio::spawn(courier.run(stopping.clone())),
             tokio::spawn(flush(store.clone(), unproved, clock.clone(), stopping.clone())),
             tokio::spawn(sweep(store, clock, stopping.clone())),
-            tokio::spawn(crate::policy::watch::run(
-                engine.clone(),
-                config.policies.dir.clone(),
-                config.policies.schema.clone(),
-                stale,
-                stopping,
-            )),
+            tokio::spawn(reloader.run(stopping)),
         ];
         Ok(Self { public, operator, rooms, stop, listeners: vec![public_task, operator_task], workers, drain_timeout })
     }

@@ -3,6 +3,7 @@
 mod client;
 pub mod demo;
 mod doctor;
+mod policy;
 mod resources;
 mod serve;
 mod show;
@@ -123,6 +124,8 @@ enum Command {
         #[arg(long, value_name = "URL")]
         public_server: Option<String>,
     },
+    /// Check, test, prove and compare policies.
+    Policy(policy::PolicyArgs),
     /// Say what is wrong with configuration, keys, store, policies and resources, and what to do.
     Doctor {
         /// How it is printed.
@@ -205,6 +208,7 @@ async fn run(cli: Cli) -> Result<(), CliError> {
             });
             simulate::run(&target()?, ask, public_server).await
         }
+        Command::Policy(args) => policy::run(args, target()?).await,
         Command::Doctor { output } => doctor::run(&target()?, output).await,
     }
 }

@@ -83,13 +83,29 @@ pub struct PoliciesSection {
     pub dir: PathBuf,
     /// The vocabulary; must equal the one this build was made with.
     pub schema: PathBuf,
-    /// Whether decision tables gate a reload.
+    /// Whether the decision tables must hold before a set decides anything.
     pub gate_tables: bool,
+    /// Whether a set needs a `policies.lock` that describes it.
+    pub require_lock: bool,
+    /// A folder of policies that decides beside the live one without effect.
+    pub shadow: Option<PathBuf>,
+    /// Where accepted sets are kept for `byoa policy rollback`.
+    pub history: PathBuf,
+    /// How many of them.
+    pub history_max: usize,
 }
 
 impl Default for PoliciesSection {
     fn default() -> Self {
-        Self { dir: "policies".into(), schema: "schemas/gateway.cedarschema".into(), gate_tables: true }
+        Self {
+            dir: "policies".into(),
+            schema: "schemas/gateway.cedarschema".into(),
+            gate_tables: true,
+            require_lock: false,
+            shadow: None,
+            history: "data/policies".into(),
+            history_max: 20,
+        }
     }
 }
 

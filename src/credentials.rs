@@ -132,7 +132,8 @@ fn lease(
             id: stored.id.clone(),
             provider: installation.item.provider,
             owner: installation.item.owner.clone(),
-            org: installation.item.org.clone(),
+            stranger: facts::stranger(directory, &installation.item.owner, &installation.item.org),
+            org: facts::org(directory, &installation.item.org),
             usable: unusable(installation).is_none(),
         },
     };

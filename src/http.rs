@@ -40,8 +40,8 @@ pub struct Rooms {
     pub vault: Vault,
     /// For health.
     pub engine: Engine,
-    /// Whether the policies on disk are others.
-    pub stale: crate::policy::watch::Stale,
+    /// How the policies on disk stand against those in force.
+    pub standing: crate::policy::reload::Status,
     /// `/metrics`
     pub metrics: Arc<Metrics>,
     /// Time of requests.
@@ -72,6 +72,7 @@ pub fn operator(rooms: &Arc<Rooms>) -> Router {
         .route("/readyz", get(api::readyz))
         .route("/metrics", get(api::metrics))
         .route("/v1/policies", get(api::policies))
+        .route("/v1/policies/shadow", get(api::shadow))
         .route("/v1/reasons", get(api::reasons))
         .route("/v1/apply", post(api::apply))
         .route("/v1/simulate", post(api::simulate))

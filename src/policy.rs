@@ -4,13 +4,26 @@
 //! [`Permit`] that nothing else can make, or a [`Denied`]. Answering looks nothing up (the facts come with the question, put
 //! together by [`facts`]), never acts, never waits: reading the law at start is its only I/O. Floor 5.
 
+pub mod accept;
 pub mod action;
+pub mod case;
 pub mod decide;
 mod entities;
+mod envelope;
+mod est;
+pub mod explain;
 pub mod facts;
+pub mod format;
+mod gate;
+pub mod history;
+mod index;
+mod lint;
 pub mod load;
+pub mod lock;
+pub mod reload;
+pub mod shadow;
 mod validate;
-pub mod watch;
+pub mod vocabulary;
 
 #[cfg(test)]
 mod law_tests;
@@ -22,8 +35,10 @@ pub use action::{
     Action, AgentFacts, ApplyResources, CredentialFacts, EnterRollout, FlagFacts, Freshness, InstallationFacts, OperatorFacts, OrgFacts,
     ReadAudit, ReplayDelivery, Role, RouteMessage, SendMessage, SimulateWebhook, UseCredential, UseFallback, ViewResources,
 };
-pub use decide::{Decision, Denied, Permit};
-pub use load::{Diagnostic, LoadError};
+pub use decide::{Decision, Denied, Permit, Place};
+pub use history::History;
+pub use load::{Diagnostic, LoadError, Rule, Sources, read};
+pub use shadow::Shadow;
 
 use crate::domain::clock::Timestamp;
 
@@ -46,18 +61,20 @@ impl Engine {
         Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Puts another snapshot in force, whole; whoever pinned the old one keeps it.
-    pub fn swap(&self, snapshot: Snapshot) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(snapshot);
+    /// Puts another snapshot in force, whole, and gives back the old one; whoever pinned that keeps it.
+    pub fn swap(&self, snapshot: Snapshot) -> Arc<Snapshot> {
+        let new = Arc::new(snapshot);
+        std::mem::replace(&mut *self.0.write().unwrap_or_else(PoisonError::into_inner), new)
     }
 }
 
 /// One loaded law: schema, policies, version and the answers already given. Immutable; the answers die with it.
 pub struct Snapshot {
-    law: decide::Law,
+    law: Arc<decide::Law>,
     caches: action::Caches,
     loaded_at: Timestamp,
     files: usize,
+    shadow: Option<Arc<Shadow>>,
 }
 
 impl Snapshot {
@@ -66,9 +83,57 @@ impl Snapshot {
     /// # Errors
     /// [`LoadError`] with every fault found: `policy.missing` where there is no policy file, else `policy.invalid`.
     pub fn load(policies_dir: &Path, schema_file: &Path, now: Timestamp) -> Result<Self, LoadError> {
-        let sources = load::read(policies_dir, schema_file)?;
-        let law = validate::law(&sources)?;
-        Ok(Self { law, caches: action::Caches::default(), loaded_at: now, files: sources.files.len() })
+        Self::build(&read(policies_dir, schema_file)?, now)
+    }
+
+    /// Lints and validates what was read, as the law at this time.
+    ///
+    /// # Errors
+    /// [`LoadError`] with every fault found.
+    pub fn build(sources: &Sources, now: Timestamp) -> Result<Self, LoadError> {
+        Ok(Self::of(validate::law(sources, now)?, sources, now))
+    }
+
+    fn of(law: decide::Law, sources: &Sources, now: Timestamp) -> Self {
+        Self { law: Arc::new(law), caches: action::Caches::default(), loaded_at: now, files: sources.files.len(), shadow: None }
+    }
+
+    /// The same law with another set, or none, in its shadow. What was answered before is forgotten: it was not compared.
+    pub fn beside(&self, shadow: Option<Arc<Shadow>>) -> Self {
+        Self { law: Arc::clone(&self.law), caches: action::Caches::default(), loaded_at: self.loaded_at, files: self.files, shadow }
+    }
+
+    /// This set as it is then, where policies have ended by their `@until`; none where it is this one.
+    fn ended_by(&self, now: Timestamp) -> Result<Option<Self>, String> {
+        let law = self.law.ended_by(now)?;
+        Ok(law.map(|law| Self {
+            law: Arc::new(law),
+            caches: action::Caches::default(),
+            loaded_at: now,
+            files: self.files,
+            shadow: self.shadow.clone(),
+        }))
+    }
+
+    /// Its policies that have ended by their `@until`, and when: no part of it any more.
+    pub fn ended(&self) -> &[(String, Timestamp)] {
+        &self.law.ended
+    }
+
+    /// Every policy with an `@until`: its id, where it stands, when it ends. The first comes first; what has ended is no part
+    /// of the law.
+    pub fn ends(&self) -> Vec<(String, Option<&Place>, Timestamp)> {
+        self.law.ends().into_iter().map(|(id, end)| (id.to_string(), self.law.places.get(&id), end)).collect()
+    }
+
+    /// The set in the shadow.
+    pub fn shadow(&self) -> Option<&Arc<Shadow>> {
+        self.shadow.as_ref()
+    }
+
+    /// When the first policy ends by its `@until`: from then on this is not the law any more.
+    pub fn expires_at(&self) -> Option<Timestamp> {
+        self.law.expires_at
     }
 
     /// SHA-256 over the schema and every policy file, paths included, as hex.

@@ -3,10 +3,13 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
+use serde::Serialize;
+
 use crate::authn::principal::AgentPrincipal;
 use crate::authn::webhook::Verified;
-use crate::domain::installation::{Binding, ExternalAccount, Installation, Selector};
-use crate::domain::message::{ConversationKind, InboundEvent};
+use crate::domain::ids::BindingId;
+use crate::domain::installation::{Binding, ExternalAccount, Installation, ProviderKind, Selector};
+use crate::domain::message::{ConversationKind, InboundEvent, Normal};
 use crate::domain::reason::{ReasonCode, Refusal};
 use crate::domain::record::Decision;
 use crate::policy::action::{Freshness, RouteMessage, SendMessage};
@@ -65,7 +68,7 @@ pub fn inbound(policy: &Snapshot, directory: &Directory, verified: Box<Verified>
     };
     let ask = RouteMessage {
         installation: facts::installation(directory, installation),
-        agent: facts::agent(&agent.item),
+        agent: facts::agent(directory, &agent.item),
         event_type: event.kind.cloud_type(),
         conversation: event.normal.conversation.as_ref().map(|c| c.id.clone()),
         conversation_kind: event.normal.conversation.as_ref().map(|c| c.kind.as_str()),
@@ -86,30 +89,102 @@ pub fn candidate<'a>(
     installation: &Installation,
     event: &InboundEvent,
 ) -> Option<&'a Arc<Kept<Binding>>> {
-    bindings.iter().filter(|b| b.item.enabled && selects(&b.item.select, installation, event)).min_by(|a, b| order(&a.item, &b.item))
+    bindings
+        .iter()
+        .filter(|b| b.item.enabled && unmet(&b.item.select, installation, &event.normal).is_none())
+        .min_by(|a, b| order(&a.item, &b.item))
 }
 
-fn selects(select: &Selector, installation: &Installation, event: &InboundEvent) -> bool {
-    let is = |wanted: &Option<String>, actual: Option<&str>| wanted.as_deref().is_none_or(|w| actual == Some(w));
-    let conversation = event.normal.conversation.as_ref();
+/// How a binding fares with an event.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "standing")]
+pub enum Standing {
+    /// It hears the event.
+    Hears,
+    /// It is switched off.
+    Disabled,
+    /// It selects other events.
+    Unmet(Unmet),
+    /// This one is more specific: it names what this binding does not.
+    LessSpecific {
+        /// The binding that goes before.
+        than: BindingId,
+        /// The selector that makes the difference.
+        names: &'static str,
+    },
+    /// This one is as specific and has a lower priority number.
+    LaterPriority {
+        /// The binding that goes before.
+        than: BindingId,
+    },
+    /// This one is as specific, has the same priority, and its id comes first.
+    LaterId {
+        /// The binding that goes before.
+        than: BindingId,
+    },
+}
+
+/// A selector that an event does not meet.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Unmet {
+    /// Which.
+    pub selector: &'static str,
+    /// What the binding asks for.
+    pub wanted: String,
+    /// What the event has.
+    pub actual: Option<String>,
+}
+
+/// How each binding of an installation fares with an event, in the order they were given.
+pub fn standings(bindings: &[Binding], installation: &Installation, normal: &Normal) -> Vec<Standing> {
+    let fits = |b: &&Binding| b.enabled && unmet(&b.select, installation, normal).is_none();
+    let winner = bindings.iter().filter(fits).min_by(|a, b| order(a, b));
+    let standing = |binding: &Binding| {
+        if let Some((selector, wanted, actual)) = unmet(&binding.select, installation, normal) {
+            return Standing::Unmet(Unmet { selector, wanted: wanted.to_owned(), actual: actual.map(str::to_owned) });
+        }
+        let Some(winner) = winner.filter(|_| binding.enabled) else { return Standing::Disabled };
+        let than = winner.id.clone();
+        let names = SELECTORS.iter().zip(present(&winner.select)).zip(present(&binding.select)).find(|((_, w), b)| w != b);
+        match names {
+            Some(((names, _), _)) => Standing::LessSpecific { than, names },
+            None if winner.id == binding.id => Standing::Hears,
+            None if winner.priority != binding.priority => Standing::LaterPriority { than },
+            None => Standing::LaterId { than },
+        }
+    };
+    bindings.iter().map(standing).collect()
+}
+
+/// The first selector that an event does not meet: its name, what it asks for, what the event has.
+fn unmet<'a>(select: &'a Selector, installation: &'a Installation, normal: &'a Normal) -> Option<(&'static str, &'a str, Option<&'a str>)> {
+    let conversation = normal.conversation.as_ref();
     let (account, own_team) = match &installation.account {
         ExternalAccount::Slack { team_id, enterprise_id } => (team_id.as_deref().or(enterprise_id.as_deref()), team_id.as_deref()),
         ExternalAccount::Telegram { bot_id, .. } => (Some(bot_id.as_str()), None),
         ExternalAccount::WhatsApp { phone_number_id, .. } => (Some(phone_number_id.as_str()), None),
     };
-    select.provider.is_none_or(|p| p == installation.provider)
-        && is(&select.account, account)
-        && is(&select.team, event.normal.team.as_deref().or(own_team))
-        && is(&select.channel, conversation.map(|c| c.id.as_str()))
-        && is(&select.thread, conversation.and_then(|c| c.thread.as_deref()))
-        && is(&select.peer, event.normal.sender.as_ref().map(|s| s.id.as_str()))
+    let asks = [
+        ("provider", select.provider.map(ProviderKind::as_str), Some(installation.provider.as_str())),
+        ("account", select.account.as_deref(), account),
+        ("team", select.team.as_deref(), normal.team.as_deref().or(own_team)),
+        ("channel", select.channel.as_deref(), conversation.map(|c| c.id.as_str())),
+        ("thread", select.thread.as_deref(), conversation.and_then(|c| c.thread.as_deref())),
+        ("peer", select.peer.as_deref(), normal.sender.as_ref().map(|s| s.id.as_str())),
+    ];
+    asks.into_iter()
+        .find_map(|(selector, wanted, actual)| Some((selector, wanted?, actual)).filter(|(_, wanted, _)| actual != Some(wanted)))
+}
+
+/// What a selector can name, in the order in which it counts.
+const SELECTORS: [&str; 6] = ["peer", "thread", "channel", "team", "account", "provider"];
+
+fn present(s: &Selector) -> [bool; 6] {
+    [s.peer.is_some(), s.thread.is_some(), s.channel.is_some(), s.team.is_some(), s.account.is_some(), s.provider.is_some()]
 }
 
 /// Most specific first: presence of peer, thread, channel, team, account, provider, in that order.
 fn order(a: &Binding, b: &Binding) -> Ordering {
-    let present = |s: &Selector| {
-        [s.peer.is_some(), s.thread.is_some(), s.channel.is_some(), s.team.is_some(), s.account.is_some(), s.provider.is_some()]
-    };
     present(&b.select).cmp(&present(&a.select)).then(a.priority.cmp(&b.priority)).then(a.id.cmp(&b.id))
 }
 
@@ -152,7 +227,7 @@ pub fn outbound(
     let agent = principal.agent();
     let bound = directory.bindings_of(&installation.item.id).iter().any(|b| b.item.enabled && b.item.agent == agent.id);
     let ask = SendMessage {
-        agent: facts::agent(agent),
+        agent: facts::agent(directory, agent),
         installation: facts::installation(directory, &installation.item),
         conversation: conversation.to_owned(),
         bound,
@@ -165,9 +240,9 @@ pub fn outbound(
 mod tests {
     use super::*;
     use crate::domain::clock::Timestamp;
-    use crate::domain::ids::{AgentId, BindingId, InstallationId, OrgId, ProfileId};
-    use crate::domain::installation::{InstallationStatus, Ownership, ProviderKind};
-    use crate::domain::message::{AccountClaim, Conversation, EventKind, Normal, Sender};
+    use crate::domain::ids::{AgentId, InstallationId, OrgId, ProfileId};
+    use crate::domain::installation::{InstallationStatus, Ownership};
+    use crate::domain::message::{AccountClaim, Conversation, EventKind, Sender};
     use proptest::prelude::*;
 
     fn installation() -> Installation {
@@ -245,7 +320,59 @@ mod tests {
         assert_eq!(pick(&[binding("case", case, 1)]), None);
     }
 
+    #[test]
+    fn each_binding_is_told_why_it_lost() {
+        let s = |v: &str| Some(v.to_owned());
+        let channel = || Selector { channel: s("C1"), ..Selector::default() };
+        let team = Selector { team: s("T1"), account: s("T1"), ..Selector::default() };
+        let other = Selector { peer: s("u1"), ..Selector::default() };
+        let elsewhere = Selector { channel: s("C1"), provider: Some(ProviderKind::Telegram), ..Selector::default() };
+        let mut off = Binding::clone(&binding("off", channel(), 1).item);
+        off.enabled = false;
+        let mut all: Vec<Binding> = [
+            ("b", channel(), 5),
+            ("a", channel(), 9),
+            ("c", channel(), 5),
+            ("team", team, 1),
+            ("all", Selector::default(), 1),
+            ("other", other, 1),
+            ("elsewhere", elsewhere, 1),
+        ]
+        .into_iter()
+        .map(|(id, select, priority)| binding(id, select, priority).item.clone())
+        .collect();
+        all.push(off);
+        let normal = event().normal;
+        let fared = standings(&all, &installation(), &normal);
+        let told: String = all.iter().zip(&fared).map(|(b, s)| format!("{}: {s:?}\n", b.id)).collect();
+        insta::assert_snapshot!(told, @r#"
+        b: Hears
+        a: LaterPriority { than: BindingId("b") }
+        c: LaterId { than: BindingId("b") }
+        team: LessSpecific { than: BindingId("b"), names: "channel" }
+        all: LessSpecific { than: BindingId("b"), names: "channel" }
+        other: Unmet(Unmet { selector: "peer", wanted: "u1", actual: Some("U1") })
+        elsewhere: Unmet(Unmet { selector: "provider", wanted: "telegram", actual: Some("slack") })
+        off: Disabled
+        "#);
+        assert!(standings(&all[5..], &installation(), &normal).iter().all(|s| matches!(s, Standing::Unmet(_) | Standing::Disabled)));
+    }
+
     proptest! {
+        #[test]
+        fn the_one_that_hears_is_the_candidate(all in Just(every_selector()).prop_shuffle(), keep in 1usize..64, thread in "1\\.[23]", off in 0u64..) {
+            let mut event = event();
+            event.normal.conversation.as_mut().unwrap().thread = Some(thread);
+            let kept: Vec<Arc<Kept<Binding>>> = all[..keep].iter().enumerate().map(|(i, b)| {
+                let item = Binding { enabled: off & (1 << i) == 0, ..b.item.clone() };
+                Arc::new(Kept { item, secrets: vec![], updated: Timestamp::default() })
+            }).collect();
+            let bindings: Vec<Binding> = kept.iter().map(|b| b.item.clone()).collect();
+            let hears: Vec<&BindingId> = bindings.iter().zip(standings(&bindings, &installation(), &event.normal)).filter(|(_, s)| *s == Standing::Hears).map(|(b, _)| &b.id).collect();
+            let wanted: Vec<&BindingId> = candidate(&kept, &installation(), &event).iter().map(|b| &b.item.id).collect();
+            prop_assert_eq!(hears, wanted);
+        }
+
         #[test]
         fn the_order_of_input_never_changes_the_choice(all in Just(every_selector()).prop_shuffle(), keep in 1usize..64) {
             let mut sorted = all[..keep].to_vec();

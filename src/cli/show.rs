@@ -39,6 +39,15 @@ pub(super) fn cell(value: &Value) -> String {
     text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
 }
 
+/// `1 file`, `2 policies`.
+pub(super) fn counted(number: usize, what: &str) -> String {
+    match (number, what.strip_suffix('y')) {
+        (1, _) => format!("1 {what}"),
+        (_, Some(stem)) => format!("{number} {stem}ies"),
+        _ => format!("{number} {what}s"),
+    }
+}
+
 /// `byoa reasons`
 pub(super) fn reasons(output: Output) -> Result<(), CliError> {
     let items: Vec<Value> = ReasonCode::ALL

@@ -45,6 +45,8 @@ macro_rules! reasons {
 reasons! {
     PolicyEvaluationError "policy.evaluation_error" 403 false "A policy could not be evaluated, so nothing was permitted.";
     PolicyNotApplicable "policy.not_applicable" 403 false "The question does not fit the policy schema.";
+    PolicyOutsideEnvelope "policy.outside_envelope" 403 false "A policy permits it, but the gateway's own bounds do not: the policy set is wrong.";
+    PolicyOverBudget "policy.over_budget" 503 true "There is more to know for the question than the policies are asked with.";
     OrgSuspended "org.suspended" 403 false "The org is suspended by an operator.";
     InstallationInactive "installation.inactive" 403 false "The installation is not active.";
     CredentialsCrossOwner "credentials.cross_owner" 403 false "The credential belongs to another owner or org than the installation.";
@@ -145,6 +147,9 @@ reasons! {
     ConfigInvalid "config.invalid" 500 false "The configuration does not make sense.";
     PolicyMissing "policy.missing" 500 false "There is no policy set to decide by.";
     PolicyInvalid "policy.invalid" 500 false "The policy set does not pass validation.";
+    PolicyTableFailed "policy.table_failed" 500 false "A decision table does not hold for the policy set.";
+    PolicyLockMismatch "policy.lock_mismatch" 500 false "The policy files are not the ones that policies.lock describes.";
+    PolicyUnsettled "policy.unsettled" 500 true "The policy files keep changing while they are read.";
     KeyMissing "key.missing" 500 false "There is no master key.";
     KeyWeak "key.weak" 500 false "The master key is not 32 random bytes.";
     KeyPermissions "key.permissions" 500 false "The key file can be read by others.";

@@ -63,7 +63,7 @@ pub(super) async fn readyz(State(rooms): State<Arc<Rooms>>) -> Response {
     let body = json!({
         "status": if ready { "ready" } else { "not_ready" },
         "store": if store.is_ok() { "ok" } else { "unavailable" },
-        "policies": if rooms.stale.get() { "stale" } else { "current" },
+        "policies": if rooms.standing.is_stale() { "stale" } else { "current" },
         "policy_version": policy.version(),
         "draining": draining,
     });
@@ -71,8 +71,10 @@ pub(super) async fn readyz(State(rooms): State<Arc<Rooms>>) -> Response {
 }
 
 pub(super) async fn metrics(State(rooms): State<Arc<Rooms>>) -> Response {
+    let disagreements = rooms.engine.pin().shadow().map_or(0, |shadow| shadow.total());
     let depth = i64::try_from(rooms.store.queue_depth()).unwrap_or(i64::MAX);
-    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], rooms.metrics.encode(depth)).into_response()
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], rooms.metrics.encode(depth, i64::try_from(disagreements).unwrap_or(i64::MAX)))
+        .into_response()
 }
 
 pub(super) async fn policies(State(rooms): State<Arc<Rooms>>, headers: HeaderMap) -> Answer {
@@ -81,9 +83,28 @@ pub(super) async fn policies(State(rooms): State<Arc<Rooms>>, headers: HeaderMap
         return Err(admin_error(&error, &asking.request));
     }
     let policy = rooms.engine.pin();
-    let active =
-        json!({"version": policy.version(), "loaded_at": policy.loaded_at(), "policies": policy.policies(), "files": policy.files()});
-    Ok(Json(json!({"active": active, "rejected": null})).into_response())
+    let standing = rooms.standing.get();
+    let active = json!({
+        "version": policy.version(), "loaded_at": policy.loaded_at(), "policies": policy.policies(), "files": policy.files(),
+        "rows": standing.rows, "expires_at": policy.expires_at(),
+    });
+    Ok(Json(json!({"active": active, "rejected": standing.rejected})).into_response())
+}
+
+/// Where the set in the shadow would have answered otherwise.
+pub(super) async fn shadow(State(rooms): State<Arc<Rooms>>, headers: HeaderMap) -> Answer {
+    let asking = asking(&rooms, &headers)?;
+    if let Err(error) = rooms.admin.may_view(&asking).await {
+        return Err(admin_error(&error, &asking.request));
+    }
+    let (policy, rejected) = (rooms.engine.pin(), rooms.standing.get().shadow_rejected);
+    let shadow = policy.shadow().map(|shadow| {
+        let set = shadow.set();
+        json!({"version": set.version(), "loaded_at": set.loaded_at(), "policies": set.policies(), "files": set.files()})
+    });
+    let (total, unlisted, items) = policy.shadow().map_or((0, 0, vec![]), |s| (s.total(), s.unlisted(), s.list()));
+    let body = json!({"shadow": shadow, "rejected": rejected, "total": total, "unlisted": unlisted, "items": items, "next": null});
+    Ok(Json(body).into_response())
 }
 
 /// Every reason code; no secret in it, so no token for it.

@@ -177,7 +177,7 @@ mod tests {
         let broken = ask(listening.address, "/breaks").await;
         assert!(broken.starts_with("HTTP/1.1 503") && broken.contains("retry-after") && !broken.contains("canary"), "{broken}");
         assert!(ask(listening.address, "/works").await.ends_with("fine"));
-        assert!(metrics.encode(0).contains("byoa_handler_panics_total 1"));
+        assert!(metrics.encode(0, 0).contains("byoa_handler_panics_total 1"));
         stop.send(true).unwrap();
         listening.task.await.unwrap();
     }

@@ -38,6 +38,11 @@ pub trait Action: sealed::Ask + Clone + Eq + Hash + Send + Sync + 'static {
     const DEFAULT_DENY: ReasonCode = ReasonCode::PolicyNoPermit;
 }
 
+/// The code of a refusal of this action that no policy had to say.
+pub(super) fn default_deny(action: &str) -> ReasonCode {
+    if action == EnterRollout::NAME { EnterRollout::DEFAULT_DENY } else { ReasonCode::PolicyNoPermit }
+}
+
 /// A tenant.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct OrgFacts {
@@ -58,6 +63,8 @@ pub struct InstallationFacts {
     pub provider: ProviderKind,
     /// Whose app.
     pub owner: Ownership,
+    /// The owner, where it is another org than the one it answers for: damaged records.
+    pub stranger: Option<OrgFacts>,
     /// Whether it may do what is asked: hear when routing, speak when sending.
     pub active: bool,
     /// The org it answers for.
@@ -70,7 +77,7 @@ pub struct AgentFacts {
     /// Its identifier.
     pub id: AgentId,
     /// Its org; none for a platform agent.
-    pub org: Option<OrgId>,
+    pub org: Option<OrgFacts>,
 }
 
 /// A sealed provider credential.
@@ -82,8 +89,10 @@ pub struct CredentialFacts {
     pub provider: ProviderKind,
     /// Who put it.
     pub owner: Ownership,
+    /// The owner, where it is another org than the one it serves: damaged records.
+    pub stranger: Option<OrgFacts>,
     /// The org of the installation that holds it.
-    pub org: OrgId,
+    pub org: OrgFacts,
     /// Present, not expired, not revoked.
     pub usable: bool,
 }

@@ -6,11 +6,15 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use cedar_policy::{AuthorizationError, Authorizer, Decision as Verdict, Entities, PolicyId, PolicySet, Request, Schema};
+use cedar_policy::{Entities, PolicyId, PolicySet, Request, Schema};
 
-use super::Snapshot;
-use super::action::Action;
+use super::action::{Action, default_deny};
 use super::entities::{Names, Question, Slice};
+use super::index::Index;
+use super::shadow::Disagreement;
+use super::{Snapshot, envelope};
+use crate::crypto::sha256;
+use crate::domain::clock::Timestamp;
 use crate::domain::reason::{ReasonCode, Refusal};
 pub use crate::domain::record::Decision;
 
@@ -43,17 +47,54 @@ pub struct Denied {
     pub decision: Arc<Decision>,
 }
 
-/// The law without its memory.
-pub(super) struct Law {
+/// What every law of this build shares.
+pub(super) struct Base {
     pub schema: Schema,
     /// The schema's actions. Entities start from these: without them `action in Group` matches nothing, without an error.
     pub actions: Entities,
-    pub policies: PolicySet,
-    /// The `@code` of every forbid.
-    pub codes: HashMap<PolicyId, ReasonCode>,
     pub names: Names,
-    pub authorizer: Authorizer,
+}
+
+/// What one question may bring, as JSON: a canary list of some fifteen thousand orgs.
+const QUESTION_BYTES_MAX: usize = 1024 * 1024;
+
+/// The law without its memory.
+pub(super) struct Law {
+    pub base: Arc<Base>,
+    pub policies: PolicySet,
+    index: Index,
+    /// The `@code` of every forbid.
+    codes: HashMap<PolicyId, ReasonCode>,
+    /// Where each policy stands.
+    pub places: Arc<HashMap<PolicyId, Place>>,
+    /// What it answers for: the files' version, and what has ended since.
     pub version: Arc<str>,
+    /// The files' version.
+    whole: Arc<str>,
+    /// When the first of its policies ends by its `@until`.
+    pub expires_at: Option<Timestamp>,
+    /// Its policies that have ended, and when.
+    pub ended: Vec<(String, Timestamp)>,
+}
+
+/// Where a policy stands.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// The file.
+    pub file: String,
+    /// The line, from 1.
+    pub line: usize,
+}
+
+/// The answer to one request.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ruling {
+    /// Why not; none for yes.
+    pub code: Option<ReasonCode>,
+    /// The policies that decided, sorted.
+    pub policies: Arc<[String]>,
+    /// What went wrong in each policy that could not be evaluated. Any is a refusal.
+    pub errors: Vec<String>,
 }
 
 impl Snapshot {
@@ -66,7 +107,11 @@ impl Snapshot {
         let hash = cache.hash(&ask);
         let decision = cache.find(hash, &ask).unwrap_or_else(|| {
             let decision = Arc::new(self.law.judge(&ask));
-            cache.keep(hash, ask.clone(), ask.bytes() + decision.facts.len(), Arc::clone(&decision));
+            let otherwise = self.shadow.as_ref().and_then(|shadow| shadow.compare(&ask, &decision));
+            if let Some(otherwise) = &otherwise {
+                otherwise.again();
+            }
+            cache.keep(hash, ask.clone(), ask.bytes() + decision.facts.len(), Kept { decision: Arc::clone(&decision), otherwise });
             decision
         });
         match decision.code {
@@ -81,29 +126,80 @@ impl Snapshot {
 }
 
 impl Law {
+    /// A law of these policies, which are valid and carry their `@id` as their id.
+    pub(super) fn new(
+        base: Arc<Base>,
+        policies: PolicySet,
+        places: Arc<HashMap<PolicyId, Place>>,
+        whole: Arc<str>,
+    ) -> Result<Self, String> {
+        let code = |policy: &cedar_policy::Policy| Some((policy.id().clone(), ReasonCode::parse(policy.annotation("code")?)?));
+        let codes = policies.policies().filter_map(code).collect();
+        let expires_at = policies.policies().filter_map(until).min();
+        let index = Index::new(&policies, &base.schema)?;
+        Ok(Self { base, policies, index, codes, places, version: Arc::clone(&whole), whole, expires_at, ended: vec![] })
+    }
+
+    /// The same law with other policies: a mutant, or one that something was taken out of.
+    pub(super) fn with(&self, policies: PolicySet) -> Result<Self, String> {
+        let law = Self::new(Arc::clone(&self.base), policies, Arc::clone(&self.places), Arc::clone(&self.whole))?;
+        Ok(Self { version: Arc::clone(&self.version), ended: self.ended.clone(), ..law })
+    }
+
+    /// The law as it is then, where policies have ended by their `@until`; none where it is this one. It decides otherwise, so
+    /// it is another version.
+    pub(super) fn ended_by(&self, now: Timestamp) -> Result<Option<Self>, String> {
+        if self.expires_at.is_none_or(|end| end > now) {
+            return Ok(None);
+        }
+        let (mut policies, mut ended) = (self.policies.clone(), self.ended.clone());
+        for (policy, end) in self.policies.policies().filter_map(|p| Some((p, until(p)?))).filter(|(_, end)| *end <= now) {
+            policies.remove_static(policy.id().clone()).map_err(|e| e.to_string())?;
+            ended.push((policy.id().to_string(), end));
+        }
+        ended.sort_unstable();
+        let ids: Vec<&str> = ended.iter().map(|(id, _)| id.as_str()).collect();
+        let version = hex::encode(sha256(format!("{} without {}", self.whole, ids.join(" ")).as_bytes())).into();
+        Ok(Some(Self { version, ended, ..self.with(policies)? }))
+    }
+
+    /// Every `@until`, the first first, also of policies that have ended.
+    pub(super) fn ends(&self) -> Vec<(PolicyId, Timestamp)> {
+        let ended = self.ended.iter().map(|(id, end)| (PolicyId::new(id), *end));
+        let mut all: Vec<_> = self.policies.policies().filter_map(|p| Some((p.id().clone(), until(p)?))).chain(ended).collect();
+        all.sort_unstable_by(|(a, end_a), (b, end_b)| (end_a, a).cmp(&(end_b, b)));
+        all
+    }
+
     /// Answers from the question and the policies alone.
     pub(super) fn judge<A: Action>(&self, ask: &A) -> Decision {
-        match ask.question(Slice::new(&self.names)) {
+        match ask.question(Slice::new(&self.base.names)) {
             Ok(question) => self.answer::<A>(question),
-            Err(unfit) => {
-                let facts = serde_json::json!({ "unfit": unfit.to_string() }).to_string();
-                self.not_applicable::<A>(String::new(), String::new(), facts)
-            }
+            Err(unfit) => self.unasked::<A>(ReasonCode::PolicyNotApplicable, String::new(), String::new(), &unfit.to_string()),
         }
     }
 
     fn answer<A: Action>(&self, question: Question) -> Decision {
         let Question { principal, action, resource, context, entities, facts } = question;
         let (who, what) = (principal.to_string(), resource.to_string());
-        let Ok(request) = Request::new(principal, action, resource, context, Some(&self.schema)) else {
-            return self.not_applicable::<A>(who, what, facts);
+        if facts.len() > QUESTION_BYTES_MAX {
+            // Evaluation has no loops: what it costs is policies times what they read, so the bound is on what they can read.
+            let facts = format!("{} bytes of facts, {QUESTION_BYTES_MAX} are allowed", facts.len());
+            return self.unasked::<A>(ReasonCode::PolicyOverBudget, who, what, &facts);
+        }
+        let Ok(request) = Request::new(principal, action, resource, context, Some(&self.base.schema)) else {
+            return self.unasked::<A>(ReasonCode::PolicyNotApplicable, who, what, "it does not fit the schema");
         };
         // Holding the entities to the schema costs a tenth of a fresh answer, and what was proved of the law is proved of
         // entities that conform.
-        let Ok(entities) = self.actions.clone().add_entities(entities, Some(&self.schema)) else {
-            return self.not_applicable::<A>(who, what, facts);
+        let Ok(entities) = self.base.actions.clone().add_entities(entities, Some(&self.base.schema)) else {
+            return self.unasked::<A>(ReasonCode::PolicyNotApplicable, who, what, "its entities do not fit the schema");
         };
-        let (code, policies, errors) = self.verdict::<A>(&request, &entities);
+        let Ruling { code, policies, errors } = self.rule(A::NAME, &request, &entities);
+        if code == Some(ReasonCode::PolicyOutsideEnvelope) {
+            tracing::error!(action = A::NAME, principal = %who, resource = %what, policies = ?policies, version = %self.version,
+                "the policies permit what the gateway's own bounds do not; refused. `byoa policy prove` shows how far the set reaches");
+        }
         Decision {
             action: A::NAME,
             principal: who,
@@ -113,39 +209,42 @@ impl Law {
             code,
             policies,
             version: Arc::clone(&self.version),
-            errors,
+            errors: errors.len(),
         }
     }
 
-    /// Why not, or none for yes; the policies that decided; how many erred.
-    pub(super) fn verdict<A: Action>(&self, request: &Request, entities: &Entities) -> (Option<ReasonCode>, Arc<[String]>, usize) {
-        let response = self.authorizer.is_authorized(request, &self.policies, entities);
-        let erred: Vec<&PolicyId> =
-            response.diagnostics().errors().map(|AuthorizationError::PolicyEvaluationError(e)| e.policy_id()).collect();
-        if !erred.is_empty() {
-            let errors = erred.len();
-            return (Some(ReasonCode::PolicyEvaluationError), sorted(erred), errors);
+    /// The answer to a request that was held to the schema, in the order in which doubts count: an error, a forbid, no
+    /// permit, a permit outside the envelope.
+    pub(super) fn rule(&self, action: &str, request: &Request, entities: &Entities) -> Ruling {
+        let answer = self.index.authorize(request, entities);
+        if !answer.errors.is_empty() {
+            let errors = answer.errors.iter().map(|(_, what)| what.clone()).collect();
+            return Ruling {
+                code: Some(ReasonCode::PolicyEvaluationError),
+                policies: names(answer.errors.iter().map(|(id, _)| id)),
+                errors,
+            };
         }
-        let reasons: Vec<&PolicyId> = response.diagnostics().reason().collect();
-        let code = match response.decision() {
-            Verdict::Allow => None,
-            Verdict::Deny if reasons.is_empty() => Some(A::DEFAULT_DENY),
-            Verdict::Deny => {
-                let codes = reasons.iter().filter_map(|id| self.codes.get(id).copied());
-                Some(codes.min().unwrap_or(ReasonCode::PolicyForbidden))
-            }
+        let code = if answer.allowed {
+            (!envelope::admits(request, entities)).then_some(ReasonCode::PolicyOutsideEnvelope)
+        } else if answer.reasons.is_empty() {
+            Some(default_deny(action))
+        } else {
+            let codes = answer.reasons.iter().filter_map(|id| self.codes.get(id).copied());
+            Some(codes.min().unwrap_or(ReasonCode::PolicyForbidden))
         };
-        (code, sorted(reasons), 0)
+        Ruling { code, policies: names(answer.reasons.iter()), errors: vec![] }
     }
 
-    fn not_applicable<A: Action>(&self, principal: String, resource: String, facts: String) -> Decision {
+    /// A question that was not put to the policies, and why.
+    fn unasked<A: Action>(&self, code: ReasonCode, principal: String, resource: String, why: &str) -> Decision {
         Decision {
             action: A::NAME,
             principal,
             resource,
-            facts,
+            facts: serde_json::json!({ "unfit": why }).to_string(),
             allowed: false,
-            code: Some(ReasonCode::PolicyNotApplicable),
+            code: Some(code),
             policies: Arc::new([]),
             version: Arc::clone(&self.version),
             errors: 0,
@@ -153,18 +252,25 @@ impl Law {
     }
 }
 
-// Cedar names deciding policies in an order that changes with every load.
-fn sorted(ids: Vec<&PolicyId>) -> Arc<[String]> {
-    let mut ids: Vec<String> = ids.into_iter().map(ToString::to_string).collect();
-    ids.sort_unstable();
-    ids.dedup();
-    ids.into()
+/// The end that a policy's `@until` gives it.
+fn until(policy: &cedar_policy::Policy) -> Option<Timestamp> {
+    Timestamp::parse(policy.annotation("until")?)
+}
+
+fn names<'i>(ids: impl Iterator<Item = &'i PolicyId>) -> Arc<[String]> {
+    ids.map(ToString::to_string).collect()
 }
 
 const SHARDS: usize = 16;
 const ENTRIES_MAX: usize = 65_536;
 const ENTRY_BYTES: usize = 1_024;
 const SHARD_BYTES_MAX: usize = ENTRIES_MAX / SHARDS * ENTRY_BYTES;
+
+/// An answer, and whether the set in the shadow would have given another.
+pub(super) struct Kept {
+    decision: Arc<Decision>,
+    otherwise: Option<Arc<Disagreement>>,
+}
 
 /// Answers by question. Bounded by number and by bytes; a full shard starts anew.
 ///
@@ -176,7 +282,7 @@ pub struct Cache<A> {
 }
 
 struct Shard<A> {
-    answers: HashMap<u64, (A, Arc<Decision>), BuildHasherDefault<Hashed>>,
+    answers: HashMap<u64, (A, Kept), BuildHasherDefault<Hashed>>,
     bytes: usize,
 }
 
@@ -199,10 +305,14 @@ impl<A: Action> Cache<A> {
 
     fn find(&self, hash: u64, ask: &A) -> Option<Arc<Decision>> {
         let shard = self.shard(hash)?.read().unwrap_or_else(PoisonError::into_inner);
-        shard.answers.get(&hash).filter(|(known, _)| known == ask).map(|(_, decision)| Arc::clone(decision))
+        let (_, kept) = shard.answers.get(&hash).filter(|(known, _)| known == ask)?;
+        if let Some(otherwise) = &kept.otherwise {
+            otherwise.again();
+        }
+        Some(Arc::clone(&kept.decision))
     }
 
-    fn keep(&self, hash: u64, ask: A, bytes: usize, decision: Arc<Decision>) {
+    fn keep(&self, hash: u64, ask: A, bytes: usize, kept: Kept) {
         let Some(shard) = self.shard(hash) else { return };
         if bytes > SHARD_BYTES_MAX / 4 {
             return;
@@ -213,7 +323,7 @@ impl<A: Action> Cache<A> {
             shard.bytes = 0;
         }
         shard.bytes += bytes;
-        shard.answers.insert(hash, (ask, decision));
+        shard.answers.insert(hash, (ask, kept));
     }
 }
 
@@ -242,8 +352,8 @@ mod tests {
         ReadAudit { operator: OperatorFacts { id: id.to_string(), role: Role::Viewer, mfa: true } }
     }
 
-    fn answer() -> Arc<Decision> {
-        Arc::new(Decision {
+    fn answer() -> Kept {
+        let decision = Arc::new(Decision {
             action: ReadAudit::NAME,
             principal: String::new(),
             resource: String::new(),
@@ -253,7 +363,8 @@ mod tests {
             policies: Arc::new([]),
             version: "v".into(),
             errors: 0,
-        })
+        });
+        Kept { decision, otherwise: None }
     }
 
     fn kept(cache: &Cache<ReadAudit>) -> usize {

@@ -1,5 +1,5 @@
-//! Facts become Cedar entities: the only builder, typed by the schema, complete for every path that the starter law and
-//! the pinned validation level can read. Ids enter as typed parts, never as Cedar text. Floor 5.
+//! Facts become Cedar entities: the only builder, typed by the schema, complete for every path that the pinned
+//! validation level can read: what is proved of a policy supposes that everything it can reach is there. Ids enter as typed parts, never as Cedar text. Floor 5.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -114,6 +114,7 @@ impl<'n> Slice<'n> {
     /// Adds an installation and the org it answers for.
     pub fn installation(&mut self, installation: &InstallationFacts) -> Result<EntityUid, Unfit> {
         let org = self.org(&installation.org)?;
+        self.stranger(installation.stranger.as_ref())?;
         let (kind, owner) = match &installation.owner {
             Ownership::Platform => (&self.names.platform_installation, None),
             Ownership::Org(owner) => (&self.names.byoa_installation, Some(self.owner(owner))),
@@ -126,21 +127,22 @@ impl<'n> Slice<'n> {
         self.add(kind.uid(installation.id.as_str()), attributes.into_iter().chain(owner), Some(org))
     }
 
-    /// Adds an agent. Its org is a name only: the facts of a foreign one are not this question's to know.
+    /// Adds an agent and its org.
     pub fn agent(&mut self, agent: &AgentFacts) -> Result<EntityUid, Unfit> {
         match &agent.org {
             None => self.add(self.names.platform_agent.uid(agent.id.as_str()), [], None),
             Some(org) => {
-                let org = self.names.org.uid(org.as_str());
+                let org = self.org(org)?;
                 let attributes = [("org", Value::new_entity_uid(org.clone()))];
                 self.add(self.names.org_agent.uid(agent.id.as_str()), attributes, Some(org))
             }
         }
     }
 
-    /// Adds a credential.
+    /// Adds a credential and the org it serves.
     pub fn credential(&mut self, credential: &CredentialFacts) -> Result<EntityUid, Unfit> {
-        let org = self.names.org.uid(credential.org.as_str());
+        let org = self.org(&credential.org)?;
+        self.stranger(credential.stranger.as_ref())?;
         let (kind, owner) = match &credential.owner {
             Ownership::Platform => (&self.names.platform_credential, None),
             Ownership::Org(owner) => (&self.names.byoa_credential, Some(self.owner(owner))),
@@ -185,6 +187,11 @@ impl<'n> Slice<'n> {
         let context = Context::from_pairs(context.into_iter().map(|(k, v)| (k.to_owned(), v)))?;
         let facts = facts(&context, &self.entities)?;
         Ok(Question { principal, action: self.names.action.uid(action), resource, context, entities: self.entities, facts })
+    }
+
+    /// An owner that is not the org itself has its facts too: a policy that reads them must not meet a hole.
+    fn stranger(&mut self, org: Option<&OrgFacts>) -> Result<(), Unfit> {
+        org.map_or(Ok(()), |org| self.org(org).map(|_| ()))
     }
 
     fn owner(&self, org: &OrgId) -> (&'static str, Value) {

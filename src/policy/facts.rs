@@ -4,7 +4,7 @@
 use super::action::{AgentFacts, FlagFacts, InstallationFacts, OrgFacts};
 use crate::crypto::sha256;
 use crate::domain::ids::OrgId;
-use crate::domain::installation::{Agent, Installation, ProviderKind};
+use crate::domain::installation::{Agent, Installation, Ownership, ProviderKind};
 use crate::store::directory::Directory;
 
 /// What the policies may know of an org. One that is not declared is as good as suspended.
@@ -21,14 +21,23 @@ pub fn installation(directory: &Directory, installation: &Installation) -> Insta
         id: installation.id.clone(),
         provider: installation.provider,
         owner: installation.owner.clone(),
+        stranger: stranger(directory, &installation.owner, &installation.org),
         active: installation.status.hears(),
         org: org(directory, &installation.org),
     }
 }
 
 /// What the policies may know of an agent.
-pub fn agent(agent: &Agent) -> AgentFacts {
-    AgentFacts { id: agent.id.clone(), org: agent.org.clone() }
+pub fn agent(directory: &Directory, agent: &Agent) -> AgentFacts {
+    AgentFacts { id: agent.id.clone(), org: agent.org.as_ref().map(|id| org(directory, id)) }
+}
+
+/// The facts of an owner that is another org than `org`: never there unless records are damaged.
+pub fn stranger(directory: &Directory, owner: &Ownership, of: &OrgId) -> Option<OrgFacts> {
+    match owner {
+        Ownership::Org(owner) if owner != of => Some(org(directory, owner)),
+        _ => None,
+    }
 }
 
 /// Where an org falls among the hundred that a provider's percentage counts: from 0, always the same, and another for each

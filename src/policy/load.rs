@@ -4,6 +4,7 @@
 use std::fmt;
 use std::fs;
 use std::io::Read;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,10 +15,120 @@ use crate::crypto::sha256;
 use crate::domain::ids::OrgId;
 use crate::domain::reason::ReasonCode;
 
-const FILE_BYTES_MAX: u64 = 1024 * 1024;
-const FILES_MAX: usize = 10_000;
+const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+const ALL_BYTES_MAX: usize = 64 * 1024 * 1024;
+const FILES_MAX: usize = 20_000;
 // A symbolic link may lead back up.
 const DEPTH_MAX: usize = 16;
+
+/// What a fault is a fault of. Stable words, for programs that sort findings.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rule {
+    /// A file or folder cannot be taken: unreadable, too large, not UTF-8, in the wrong place.
+    File,
+    /// The schema is not this build's.
+    Schema,
+    /// It is not Cedar, or not YAML.
+    Syntax,
+    /// It does not fit the schema, or can never apply.
+    Types,
+    /// A file without a policy.
+    Empty,
+    /// Templates are not used.
+    Template,
+    /// `@id` is absent, unfit or taken.
+    Id,
+    /// `@reason` is absent.
+    Reason,
+    /// `@code` is absent, unknown or on a permit.
+    Code,
+    /// An annotation that does not exist.
+    Annotation,
+    /// `@mode`
+    Mode,
+    /// `@until`
+    Until,
+    /// A permit for everybody.
+    Unconditional,
+    /// An org's file that reaches beyond its org.
+    OrgScope,
+    /// A forbid that could err.
+    MayErr,
+    /// A decision table that does not make sense.
+    Table,
+    /// The set is not the one that `policies.lock` describes.
+    Lock,
+}
+
+impl Rule {
+    /// Every rule.
+    pub const ALL: [Self; 17] = [
+        Self::File,
+        Self::Schema,
+        Self::Syntax,
+        Self::Types,
+        Self::Empty,
+        Self::Template,
+        Self::Id,
+        Self::Reason,
+        Self::Code,
+        Self::Annotation,
+        Self::Mode,
+        Self::Until,
+        Self::Unconditional,
+        Self::OrgScope,
+        Self::MayErr,
+        Self::Table,
+        Self::Lock,
+    ];
+
+    /// The stable word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Schema => "schema",
+            Self::Syntax => "syntax",
+            Self::Types => "types",
+            Self::Empty => "empty",
+            Self::Template => "template",
+            Self::Id => "id",
+            Self::Reason => "reason",
+            Self::Code => "code",
+            Self::Annotation => "annotation",
+            Self::Mode => "mode",
+            Self::Until => "until",
+            Self::Unconditional => "unconditional",
+            Self::OrgScope => "org-scope",
+            Self::MayErr => "may-err",
+            Self::Table => "table",
+            Self::Lock => "lock",
+        }
+    }
+
+    /// What it asks, one sentence.
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::File => "A file can be read, is UTF-8 text of bounded size and stands in its place.",
+            Self::Schema => "The schema file is the one that this build was made with.",
+            Self::Syntax => "A policy file is Cedar, a table is YAML.",
+            Self::Types => "A policy fits the schema and can match.",
+            Self::Empty => "A policy file holds at least one policy.",
+            Self::Template => "Policies are static: what varies is entity data.",
+            Self::Id => "Every policy has an `@id` of its own, a name that people can say.",
+            Self::Reason => "Every policy has a `@reason`, one sentence for people.",
+            Self::Code => "Every forbid has a `@code`, the reason code of its refusals, and no permit has one.",
+            Self::Annotation => "Only annotations that exist are used.",
+            Self::Mode => "`@mode` is \"enforce\" or left out.",
+            Self::Until => "`@until` is a time, and what has ended is removed.",
+            Self::Unconditional => "A permit has a scope or a condition.",
+            Self::OrgScope => "An org's file holds forbids whose scope names that org.",
+            Self::MayErr => "A forbid cannot err: it compares and does not compute.",
+            Self::Table => "A decision table asks questions that the schema knows, and holds.",
+            Self::Lock => "The policy files are the ones that `policies.lock` describes.",
+        }
+    }
+}
 
 /// One fault in one place.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
@@ -32,22 +143,28 @@ pub struct Diagnostic {
     pub message: String,
     /// The line itself.
     pub source_line: Option<String>,
+    /// How many characters it is about; 0 where the whole file is meant.
+    pub length: usize,
+    /// What it is a fault of.
+    pub rule: Rule,
 }
 
 impl Diagnostic {
     /// A fault of a file as a whole.
-    pub(super) fn of_file(file: impl fmt::Display, message: impl fmt::Display) -> Self {
-        Self { file: file.to_string(), line: 1, column: 1, message: message.to_string(), source_line: None }
+    pub(super) fn of_file(rule: Rule, file: impl fmt::Display, message: impl fmt::Display) -> Self {
+        Self { file: file.to_string(), line: 1, column: 1, length: 0, rule, message: message.to_string(), source_line: None }
     }
 
-    /// A fault at a byte offset of a text.
-    pub(super) fn at(file: &str, text: &str, offset: usize, message: String) -> Self {
+    /// A fault at a byte range of a text. What reaches over several lines is shown to the end of its first.
+    pub(super) fn at(rule: Rule, file: &str, text: &str, range: Range<usize>, message: String) -> Self {
+        let Range { start: offset, end } = range;
+        let length = text.get(offset..end).and_then(|about| about.lines().next()).map_or(1, |line| line.chars().count().max(1));
         let before = text.get(..offset).unwrap_or(text);
         let start = before.rfind('\n').map_or(0, |newline| newline + 1);
         let line = before.bytes().filter(|b| *b == b'\n').count() + 1;
         let column = before.get(start..).unwrap_or_default().chars().count() + 1;
         let source_line = text.get(start..).and_then(|rest| rest.lines().next()).map(str::to_owned);
-        Self { file: file.to_owned(), line, column, message, source_line }
+        Self { file: file.to_owned(), line, column, length, rule, message, source_line }
     }
 }
 
@@ -107,33 +224,102 @@ pub(super) struct Source {
     pub text: String,
 }
 
-/// Everything that one snapshot is made of.
-pub(super) struct Sources {
-    pub files: Vec<Source>,
-    pub version: Arc<str>,
+/// A file beside the policies, read: a decision table or the lock.
+#[derive(Clone)]
+pub(super) struct Beside {
+    /// As people find it.
+    pub file: String,
+    /// Relative to the policy directory, with `/`.
+    pub path: String,
+    pub text: String,
 }
 
-/// Reads the policy files and holds the schema file to the compiled-in one.
-pub(super) fn read(policies_dir: &Path, schema_file: &Path) -> Result<Sources, LoadError> {
+/// Everything that one snapshot is made of and held to.
+pub struct Sources {
+    pub(super) files: Vec<Source>,
+    pub(super) tables: Vec<Beside>,
+    pub(super) lock: Option<Beside>,
+    /// Of the policies alone: what decides.
+    pub(super) version: Arc<str>,
+    /// Of everything that was read: what is compared to see whether anything changed.
+    pub(super) digest: [u8; 32],
+}
+
+impl Sources {
+    /// The set's version, before any of its policies ends.
+    pub fn version(&self) -> &Arc<str> {
+        &self.version
+    }
+
+    /// The same as if there were no lock: what a new one is made of.
+    pub fn without_lock(mut self) -> Self {
+        self.lock = None;
+        self
+    }
+
+    /// How many policy files there are.
+    pub fn policy_files(&self) -> usize {
+        self.files.len()
+    }
+}
+
+/// The manifest's name, in the policy directory.
+pub const LOCK: &str = "policies.lock";
+
+/// Reads the policy files, the tables and the lock, and holds the schema file to the compiled-in one.
+///
+/// # Errors
+/// [`LoadError`] with every file that cannot be taken: `policy.missing` where there is no policy file at all.
+pub fn read(policies_dir: &Path, schema_file: &Path) -> Result<Sources, LoadError> {
     let mut faults = Vec::new();
     if let Err(message) = read_text(schema_file).and_then(|text| same_schema(&text)) {
-        faults.push(Diagnostic::of_file(schema_file.display(), message));
+        faults.push(Diagnostic::of_file(Rule::Schema, schema_file.display(), message));
     }
-    let mut files = Vec::new();
-    if let Err(fault) = walk(policies_dir, "", DEPTH_MAX, &mut files, &mut faults) {
+    let Found { files, tables, lock, .. } = found(policies_dir, faults)?;
+    let policies = files.iter().map(|f| (f.path.as_str(), f.text.as_str()));
+    let version = digest(std::iter::once(("", SCHEMA)).chain(policies));
+    let beside = tables.iter().chain(&lock).map(|f| (f.path.as_str(), f.text.as_str()));
+    let whole = hex::encode(version);
+    let digest = digest(std::iter::once(("", whole.as_str())).chain(beside));
+    Ok(Sources { files, tables, lock, version: whole.into(), digest })
+}
+
+/// The policy files alone.
+pub(super) fn policy_files(policies_dir: &Path) -> Result<Vec<Source>, LoadError> {
+    Ok(found(policies_dir, vec![])?.files)
+}
+
+/// Everything in the folder, sorted by path; the faults known so far are added to.
+fn found(policies_dir: &Path, mut faults: Vec<Diagnostic>) -> Result<Found, LoadError> {
+    let mut found = Found::default();
+    if let Err(fault) = walk(policies_dir, "", DEPTH_MAX, &mut found, &mut faults) {
         faults.push(fault);
     }
-    if files.is_empty() && faults.is_empty() {
-        let missing = Diagnostic::of_file(policies_dir.display(), "there is no policy file (*.cedar) here");
+    if found.files.is_empty() && faults.is_empty() {
+        let missing = Diagnostic::of_file(Rule::File, policies_dir.display(), "there is no policy file (*.cedar) here");
         return Err(LoadError::new(ReasonCode::PolicyMissing, vec![missing]));
     }
     if !faults.is_empty() {
         let code = if policies_dir.is_dir() { ReasonCode::PolicyInvalid } else { ReasonCode::PolicyMissing };
         return Err(LoadError::new(code, faults));
     }
-    files.sort_by(|a, b| a.path.cmp(&b.path));
-    let version = version(&files);
-    Ok(Sources { files, version })
+    found.files.sort_by(|a, b| a.path.cmp(&b.path));
+    found.tables.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(found)
+}
+
+#[derive(Default)]
+struct Found {
+    files: Vec<Source>,
+    tables: Vec<Beside>,
+    lock: Option<Beside>,
+    bytes: usize,
+}
+
+impl Found {
+    fn count(&self) -> usize {
+        self.files.len() + self.tables.len()
+    }
 }
 
 fn same_schema(text: &str) -> Result<(), String> {
@@ -145,28 +331,28 @@ fn same_schema(text: &str) -> Result<(), String> {
 }
 
 /// Paths and bytes, each behind its length, so that moving text from one file to the next is another version.
-fn version(files: &[Source]) -> Arc<str> {
+fn digest<'t>(texts: impl Iterator<Item = (&'t str, &'t str)>) -> [u8; 32] {
     let mut all = Vec::new();
-    for (path, text) in std::iter::once(("", SCHEMA)).chain(files.iter().map(|f| (f.path.as_str(), f.text.as_str()))) {
+    for (path, text) in texts {
         for part in [path, text] {
             all.extend_from_slice(&(part.len() as u64).to_be_bytes());
             all.extend_from_slice(part.as_bytes());
         }
     }
-    hex::encode(sha256(&all)).into()
+    sha256(&all)
 }
 
-fn walk(dir: &Path, path: &str, depth: usize, files: &mut Vec<Source>, faults: &mut Vec<Diagnostic>) -> Result<(), Diagnostic> {
-    let cannot = |error: std::io::Error| Diagnostic::of_file(dir.display(), format!("cannot be read: {error}"));
+fn walk(dir: &Path, path: &str, depth: usize, found: &mut Found, faults: &mut Vec<Diagnostic>) -> Result<(), Diagnostic> {
+    let cannot = |error: std::io::Error| Diagnostic::of_file(Rule::File, dir.display(), format!("cannot be read: {error}"));
     if depth == 0 {
-        return Err(Diagnostic::of_file(dir.display(), format!("directories nest deeper than {DEPTH_MAX} levels")));
+        return Err(Diagnostic::of_file(Rule::File, dir.display(), format!("directories nest deeper than {DEPTH_MAX} levels")));
     }
     for entry in fs::read_dir(dir).map_err(cannot)? {
         let entry = entry.map_err(cannot)?;
         let full = entry.path();
         let name = entry.file_name();
         let Some(name) = name.to_str() else {
-            faults.push(Diagnostic::of_file(full.display(), "the name is not UTF-8"));
+            faults.push(Diagnostic::of_file(Rule::File, full.display(), "the name is not UTF-8"));
             continue;
         };
         if passed_over(name) {
@@ -175,22 +361,90 @@ fn walk(dir: &Path, path: &str, depth: usize, files: &mut Vec<Source>, faults: &
         let path = if path.is_empty() { name.to_owned() } else { format!("{path}/{name}") };
         // Follows links: a mounted ConfigMap is links to links.
         match fs::metadata(&full) {
-            Err(error) => faults.push(Diagnostic::of_file(full.display(), format!("cannot be read: {error}"))),
-            Ok(about) if about.is_dir() && path == "tables" => {}
-            Ok(about) if about.is_dir() => walk(&full, &path, depth - 1, files, faults)?,
-            Ok(_) if !name.ends_with(".cedar") => {}
-            // A pipe would never end.
-            Ok(about) if !about.is_file() => faults.push(Diagnostic::of_file(full.display(), "not a regular file")),
-            Ok(_) if files.len() >= FILES_MAX => {
-                return Err(Diagnostic::of_file(dir.display(), format!("there are more than {FILES_MAX} policy files")));
+            Err(error) => faults.push(Diagnostic::of_file(Rule::File, full.display(), format!("cannot be read: {error}"))),
+            Ok(about) if about.is_dir() => walk(&full, &path, depth - 1, found, faults)?,
+            Ok(about) => {
+                let Some(role) = role(&path) else { continue };
+                // A pipe would never end.
+                if !about.is_file() {
+                    faults.push(Diagnostic::of_file(Rule::File, full.display(), "not a regular file"));
+                    continue;
+                }
+                if found.count() >= FILES_MAX {
+                    return Err(Diagnostic::of_file(
+                        Rule::File,
+                        dir.display(),
+                        format!("there are more than {FILES_MAX} policy files and tables"),
+                    ));
+                }
+                let (role, text) = match role.and_then(|role| Ok((role, read_text(&full)?))) {
+                    Ok(read) => read,
+                    Err(message) => {
+                        faults.push(Diagnostic::of_file(Rule::File, full.display(), message));
+                        continue;
+                    }
+                };
+                found.bytes += text.len();
+                if found.bytes > ALL_BYTES_MAX {
+                    return Err(Diagnostic::of_file(
+                        Rule::File,
+                        dir.display(),
+                        format!("the files are larger than {ALL_BYTES_MAX} bytes together"),
+                    ));
+                }
+                let file = full.display().to_string();
+                match role {
+                    Role::Policy(house) => found.files.push(Source { file, path, house, text }),
+                    Role::Table => found.tables.push(Beside { file, path, text }),
+                    Role::Lock => found.lock = Some(Beside { file, path, text }),
+                }
             }
-            Ok(_) => match house(&path).and_then(|house| Ok((house, read_text(&full)?))) {
-                Ok((house, text)) => files.push(Source { file: full.display().to_string(), path, house, text }),
-                Err(message) => faults.push(Diagnostic::of_file(full.display(), message)),
-            },
         }
     }
     Ok(())
+}
+
+/// Every file of a folder that is a policy, a table or the lock, by its place alone: what it holds may be broken.
+///
+/// # Errors
+/// When a folder cannot be read.
+pub(super) fn ours(dir: &Path) -> std::io::Result<Vec<String>> {
+    fn collect(dir: &Path, path: &str, depth: usize, all: &mut Vec<String>) -> std::io::Result<()> {
+        for entry in fs::read_dir(dir)? {
+            let entry = entry?;
+            let Some(name) = entry.file_name().to_str().map(str::to_owned).filter(|name| !passed_over(name)) else { continue };
+            let path = if path.is_empty() { name } else { format!("{path}/{name}") };
+            if entry.path().is_dir() {
+                if depth > 0 {
+                    collect(&entry.path(), &path, depth - 1, all)?;
+                }
+            } else if role(&path).is_some() {
+                all.push(path);
+            }
+        }
+        Ok(())
+    }
+    let mut all = Vec::new();
+    collect(dir, "", DEPTH_MAX, &mut all)?;
+    Ok(all)
+}
+
+/// What a file is for.
+enum Role {
+    Policy(House),
+    Table,
+    Lock,
+}
+
+/// What a file is for, by its place; none where it is nothing of ours.
+fn role(path: &str) -> Option<Result<Role, String>> {
+    if path == LOCK {
+        return Some(Ok(Role::Lock));
+    }
+    if path.starts_with("tables/") {
+        return (path.ends_with(".yaml") || path.ends_with(".yml")).then_some(Ok(Role::Table));
+    }
+    path.ends_with(".cedar").then(|| house(path).map(Role::Policy))
 }
 
 /// What editors and deployments leave behind.
@@ -261,7 +515,7 @@ mod tests {
         assert_eq!(refused("b.cedar", b"\xef\xbb\xbf// x"), "the file starts with a byte order mark; save it without");
         assert_eq!(refused("b.cedar", b"// \0"), "the file holds a NUL byte");
         assert_eq!(refused("b.cedar", b"// \xff"), "not UTF-8 from byte 3");
-        assert_eq!(refused("b.cedar", &vec![b' '; 1024 * 1024 + 1]), "the file is larger than 1048576 bytes");
+        assert_eq!(refused("b.cedar", &vec![b' '; 4 * 1024 * 1024 + 1]), "the file is larger than 4194304 bytes");
         assert_eq!(refused("b.cedar", b""), "the file holds no policy: remove it, or was it cut short?");
         assert_eq!(refused("org/acme/b.cedar", b""), "a policy file stands in `platform/` or in `orgs/<org>/`");
         assert_eq!(refused("orgs/b.cedar", b""), "a policy file stands in `platform/` or in `orgs/<org>/`");
@@ -309,7 +563,7 @@ mod tests {
     fn places_count_from_one_in_characters() {
         let text = "a\nöö x\n";
         let at = |offset| {
-            let d = Diagnostic::at("f", text, offset, "m".into());
+            let d = Diagnostic::at(Rule::File, "f", text, offset..offset, "m".into());
             (d.line, d.column, d.source_line)
         };
         assert_eq!(at(0), (1, 1, Some("a".into())));

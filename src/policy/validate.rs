@@ -2,194 +2,129 @@
 //! warnings as errors, at the depth of entities that `entities` supplies. Never accepts a part of a law. Floor 5.
 
 use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::{Arc, LazyLock};
 
-use cedar_policy::{
-    ActionConstraint, Authorizer, Effect, EntityUid, Policy, PolicyId, PolicySet, PrincipalConstraint, ResourceConstraint, Schema,
-    ValidationMode, Validator,
-};
+use cedar_policy::{Policy, PolicyId, PolicySet, Schema, ValidationMode, Validator};
 
-use super::SCHEMA;
-use super::decide::Law;
+use super::decide::{Base, Law, Place};
 use super::entities::Names;
-use super::load::{Diagnostic, House, LoadError, Source, Sources};
-use crate::domain::ids::OrgId;
+use super::load::{Diagnostic, LoadError, Rule, Source, Sources};
+use super::{SCHEMA, lint};
+use crate::domain::clock::Timestamp;
 use crate::domain::reason::ReasonCode;
 
 /// How deep a policy may reach, `principal.org.suspended` being two: what [`super::entities`] supplies, and no deeper.
 const LEVEL: u32 = 2;
-const ANNOTATIONS: [&str; 7] = ["id", "reason", "code", "mode", "owner", "ticket", "until"];
-const ID_CHARS_MAX: usize = 96;
 
-/// Makes the law of the sources, or lists every fault.
-pub(super) fn law(sources: &Sources) -> Result<Law, LoadError> {
+/// Makes the law of the sources as it is at this time, or lists every fault. A policy whose `@until` has passed is held to
+/// everything like the others, and is no part of the law.
+pub(super) fn law(sources: &Sources, now: Timestamp) -> Result<Law, LoadError> {
     let invalid = |faults| LoadError::new(ReasonCode::PolicyInvalid, faults);
-    let ours = |error: String| invalid(vec![Diagnostic::of_file("gateway.cedarschema", error)]);
-    let (schema, _) = Schema::from_cedarschema_str(SCHEMA).map_err(|e| ours(e.to_string()))?;
-    let names = Names::new().map_err(|e| ours(e.to_string()))?;
-    let actions = schema.action_entities().map_err(|e| ours(e.to_string()))?;
+    let ours = |error: String| invalid(vec![Diagnostic::of_file(Rule::Schema, "gateway.cedarschema", error)]);
+    let base = base().map_err(ours)?;
 
-    let mut reading = Reading { names: &names, policies: PolicySet::new(), codes: HashMap::new(), places: HashMap::new(), faults: vec![] };
+    let mut reading = Reading { names: &base.names, policies: PolicySet::new(), places: HashMap::new(), faults: vec![] };
     for source in &sources.files {
         reading.file(source);
     }
-    let Reading { policies, codes, places, mut faults, .. } = reading;
-    faults.extend(validated(&schema, &policies, &places));
+    let Reading { policies, places, mut faults, .. } = reading;
+    faults.extend(validated(&base.schema, &policies, &places));
     if !faults.is_empty() {
         return Err(invalid(faults));
     }
-    Ok(Law { schema, actions, policies, codes, names, authorizer: Authorizer::new(), version: sources.version.clone() })
+    let places = places.into_iter().map(|(id, place)| (id, place.shown())).collect();
+    let whole = Law::new(base, policies, Arc::new(places), Arc::clone(&sources.version)).map_err(ours)?;
+    Ok(whole.ended_by(now).map_err(ours)?.unwrap_or(whole))
 }
 
-/// Where a policy stands.
-#[derive(Clone, Copy)]
-struct Place<'s> {
+/// What this build brings: parsed once.
+fn base() -> Result<Arc<Base>, String> {
+    static BUILT: LazyLock<Result<Arc<Base>, String>> = LazyLock::new(|| {
+        let (schema, _) = Schema::from_cedarschema_str(SCHEMA).map_err(|e| e.to_string())?;
+        let actions = schema.action_entities().map_err(|e| e.to_string())?;
+        Ok(Arc::new(Base { schema, actions, names: Names::new().map_err(|e| e.to_string())? }))
+    });
+    BUILT.clone()
+}
+
+/// Where a policy stands in a source.
+#[derive(Clone)]
+struct Spot<'s> {
     source: &'s Source,
-    offset: usize,
+    range: Range<usize>,
 }
 
-impl Place<'_> {
-    fn fault(&self, message: impl Into<String>) -> Diagnostic {
-        Diagnostic::at(&self.source.file, &self.source.text, self.offset, message.into())
+impl Spot<'_> {
+    fn shown(self) -> Place {
+        let Diagnostic { file, line, .. } = self.fault(Rule::File, "");
+        Place { file, line }
+    }
+
+    fn fault(&self, rule: Rule, message: impl Into<String>) -> Diagnostic {
+        Diagnostic::at(rule, &self.source.file, &self.source.text, self.range.clone(), message.into())
     }
 }
 
 struct Reading<'s> {
     names: &'s Names,
     policies: PolicySet,
-    codes: HashMap<PolicyId, ReasonCode>,
-    places: HashMap<PolicyId, Place<'s>>,
+    places: HashMap<PolicyId, Spot<'s>>,
     faults: Vec<Diagnostic>,
 }
 
 impl<'s> Reading<'s> {
     fn file(&mut self, source: &'s Source) {
-        let set: PolicySet = match source.text.parse() {
+        let set = match parsed(source) {
             Ok(set) => set,
-            Err(errors) => {
-                let errors: cedar_policy::ParseErrors = errors;
-                self.faults.extend(errors.iter().map(|e| located(source, None, e)));
-                return;
-            }
+            Err(faults) => return self.faults.extend(faults),
         };
-        let mut found = 0;
         for template in set.templates() {
-            found += 1;
-            let offset = template.as_ref().loc().map_or(0, |loc| loc.start());
-            self.faults.push(Place { source, offset }.fault("templates are not used here: put what varies into entity data"));
+            let range = template.as_ref().loc().map_or(0..0, |loc| loc.start()..loc.end());
+            self.faults.push(Spot { source, range }.fault(Rule::Template, "templates are not used here: put what varies into entity data"));
         }
         for policy in set.policies() {
-            found += 1;
-            let offset = policy.as_ref().loc().map_or(0, |loc| loc.start());
-            self.policy(policy, Place { source, offset });
-        }
-        if found == 0 {
-            // A file that is being written looks like this first, and an empty text is a valid policy set.
-            self.faults.push(Diagnostic::of_file(&source.file, "the file holds no policy: remove it, or was it cut short?"));
+            let range = policy.as_ref().loc().map_or(0..0, |loc| loc.start()..loc.end());
+            self.policy(policy, Spot { source, range });
         }
     }
 
-    fn policy(&mut self, policy: &Policy, place: Place<'s>) {
-        let messages = self.lint(policy, place.source);
-        self.faults.extend(messages.into_iter().map(|m| place.fault(m)));
-        let Some(id) = policy.annotation("id").filter(|id| is_name(id)).map(PolicyId::new) else { return };
+    fn policy(&mut self, policy: &Policy, place: Spot<'s>) {
+        let messages = lint::lint(policy, place.source, self.names);
+        self.faults.extend(messages.into_iter().map(|(rule, m)| place.fault(rule, m)));
+        let Some(id) = policy.annotation("id").filter(|id| lint::is_name(id)).map(PolicyId::new) else { return };
         if let Some(first) = self.places.get(&id) {
-            let other = first.fault("");
-            self.faults.push(place.fault(format!("`@id(\"{id}\")` is taken by {}:{}", other.file, other.line)));
+            let other = first.fault(Rule::Id, "");
+            self.faults.push(place.fault(Rule::Id, format!("`@id(\"{id}\")` is taken by {}:{}", other.file, other.line)));
             return;
         }
         if let Err(error) = self.policies.add(policy.new_id(id.clone())) {
-            self.faults.push(place.fault(error.to_string()));
+            self.faults.push(place.fault(Rule::Id, error.to_string()));
             return;
-        }
-        if let Some(code) = policy.annotation("code").and_then(ReasonCode::parse) {
-            self.codes.insert(id.clone(), code);
         }
         self.places.insert(id, place);
     }
+}
 
-    /// What the house asks of a policy beyond Cedar.
-    fn lint(&self, policy: &Policy, source: &Source) -> Vec<String> {
-        let mut faults = Vec::new();
-        let forbids = policy.effect() == Effect::Forbid;
-        for (key, _) in policy.annotations().filter(|(key, _)| !ANNOTATIONS.contains(key)) {
-            faults.push(format!("annotation `@{key}` is not known; there are {}", ANNOTATIONS.map(|a| format!("@{a}")).join(", ")));
-        }
-        match policy.annotation("id") {
-            None => faults.push("the policy has no `@id`".into()),
-            Some(id) if !is_name(id) => faults.push(format!("`@id(\"{id}\")` is no name: use 1 to {ID_CHARS_MAX} of a-z 0-9 . _ -")),
-            Some(_) => {}
-        }
-        if policy.annotation("reason").is_none_or(|r| r.trim().is_empty()) {
-            faults.push("the policy has no `@reason`: one sentence for people".into());
-        }
-        match policy.annotation("code") {
-            None if forbids => faults.push("a forbid needs a `@code`: the reason code of its refusals".into()),
-            Some(code) if ReasonCode::parse(code).is_none() => faults.push(format!("`@code(\"{code}\")` is no reason code")),
-            Some(_) if !forbids => faults.push("only a forbid has a `@code`".into()),
-            _ => {}
-        }
-        if policy.annotation("mode").is_some_and(|mode| mode != "enforce") {
-            // Evaluated anyway it would say more than its author meant.
-            faults.push("`@mode` can only be \"enforce\": this build evaluates every policy".into());
-        }
-        if !forbids && is_unconditional(policy) {
-            faults.push("a permit without scope and without condition permits everything".into());
-        }
-        if let House::Org(org) = &source.house {
-            if !forbids {
-                faults.push("an org's file may only narrow: it holds forbids, no permits".into());
-            }
-            if !self.is_scoped_to(policy, org) {
-                faults.push(format!("an org's policy names its org in the scope: `principal in Byoa::Org::\"{org}\"`, or `resource in …`"));
-            }
-        }
-        faults
+/// The policies and templates of one file, under the ids that Cedar gives them; there is at least one.
+pub(super) fn parsed(source: &Source) -> Result<PolicySet, Vec<Diagnostic>> {
+    let set: PolicySet = source
+        .text
+        .parse()
+        .map_err(|errors: cedar_policy::ParseErrors| errors.iter().map(|e| located(Rule::Syntax, source, None, e)).collect::<Vec<_>>())?;
+    if set.is_empty() {
+        // A file that is being written looks like this first, and an empty text is a valid policy set.
+        let message = "the file holds no policy: remove it, or was it cut short?";
+        return Err(vec![Diagnostic::of_file(Rule::Empty, &source.file, message)]);
     }
-
-    fn is_scoped_to(&self, policy: &Policy, org: &OrgId) -> bool {
-        let is_org = |uid: &EntityUid| self.names.org.is_of(uid) && uid.id().unescaped() == org.as_str();
-        let principal = match policy.principal_constraint() {
-            PrincipalConstraint::In(uid) | PrincipalConstraint::IsIn(_, uid) => is_org(&uid),
-            _ => false,
-        };
-        let resource = match policy.resource_constraint() {
-            ResourceConstraint::In(uid) | ResourceConstraint::IsIn(_, uid) => is_org(&uid),
-            _ => false,
-        };
-        principal || resource
-    }
+    Ok(set)
 }
 
-/// A name that people can say, and that cannot be mistaken for another by its looks.
-fn is_name(id: &str) -> bool {
-    let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-');
-    (1..=ID_CHARS_MAX).contains(&id.len()) && id.bytes().all(fits)
-}
-
-/// Anybody, on anything, always; `when { true }` is no condition either.
-fn is_unconditional(policy: &Policy) -> bool {
-    let open = policy.principal_constraint() == PrincipalConstraint::Any
-        && policy.action_constraint() == ActionConstraint::Any
-        && policy.resource_constraint() == ResourceConstraint::Any;
-    open && (!policy.has_non_scope_constraint() || has_only_trivial_conditions(policy))
-}
-
-fn has_only_trivial_conditions(policy: &Policy) -> bool {
-    let json = policy.to_json().unwrap_or_default();
-    let conditions = json.get("conditions").and_then(|c| c.as_array());
-    conditions.is_some_and(|all| {
-        all.iter().all(|c| {
-            let value = c.pointer("/body/Value").and_then(serde_json::Value::as_bool);
-            value == Some(c.get("kind").is_some_and(|kind| kind == "when"))
-        })
-    })
-}
-
-fn validated(schema: &Schema, policies: &PolicySet, places: &HashMap<PolicyId, Place<'_>>) -> Vec<Diagnostic> {
+fn validated(schema: &Schema, policies: &PolicySet, places: &HashMap<PolicyId, Spot<'_>>) -> Vec<Diagnostic> {
     let result = Validator::new(schema.clone()).validate_with_level(policies, ValidationMode::Strict, LEVEL);
     let place = |id: &PolicyId, fault: &dyn miette::Diagnostic| match places.get(id) {
-        Some(place) => located(place.source, Some(place.offset), fault),
-        None => Diagnostic::of_file("policies", fault),
+        Some(place) => located(Rule::Types, place.source, Some(place.range.clone()), fault),
+        None => Diagnostic::of_file(Rule::Types, "policies", fault),
     };
     let errors = result.validation_errors().map(|e| place(e.policy_id(), e));
     let warnings = result.validation_warnings().map(|w| place(w.policy_id(), w));
@@ -197,13 +132,14 @@ fn validated(schema: &Schema, policies: &PolicySet, places: &HashMap<PolicyId, P
 }
 
 /// Cedar's own message with its advice, at the place it points to.
-fn located(source: &Source, otherwise: Option<usize>, fault: &dyn miette::Diagnostic) -> Diagnostic {
-    let offset = fault.labels().and_then(|mut labels| labels.next()).map(|label| label.offset()).or(otherwise).unwrap_or(0);
+fn located(rule: Rule, source: &Source, otherwise: Option<Range<usize>>, fault: &dyn miette::Diagnostic) -> Diagnostic {
+    let label = fault.labels().and_then(|mut labels| labels.next()).map(|label| label.offset()..label.offset() + label.len());
+    let range = label.or(otherwise).unwrap_or(0..0);
     let mut message = fault.to_string();
     if let Some(help) = fault.help() {
         message = format!("{message} ({help})");
     }
-    Diagnostic::at(&source.file, &source.text, offset, message.replace('\n', " "))
+    Diagnostic::at(rule, &source.file, &source.text, range, message.replace('\n', " "))
 }
 
 #[cfg(test)]

@@ -248,7 +248,7 @@ mod tests {
 
         let mut opened = open(&url).await.unwrap();
         assert_eq!(refused(&url).await, ReasonCode::StoreLocked);
-        sqlx::query("UPDATE _sqlx_migrations SET version = 9999").execute(&mut opened.writer).await.unwrap();
+        sqlx::query("UPDATE _sqlx_migrations SET version = 9999 WHERE version = 1").execute(&mut opened.writer).await.unwrap();
         opened.writer.close().await.unwrap();
         opened.checkpointer.close().await.unwrap();
         opened.readers.close().await;

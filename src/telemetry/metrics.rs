@@ -7,7 +7,6 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use crate::domain::installation::{Mode, ProviderKind};
@@ -52,6 +51,11 @@ struct ProfileLabel {
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct VersionLabel {
+    version: String,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct ResultLabel {
     result: &'static str,
 }
@@ -73,6 +77,10 @@ pub struct Metrics {
     previous_secret: Family<ProviderLabel, Counter>,
     aliases: Family<ProfileLabel, Counter>,
     panics: Counter<u64, AtomicU64>,
+    policy: Family<VersionLabel, Gauge>,
+    policy_stale: Gauge,
+    policy_loaded: Gauge,
+    shadow: Gauge,
 }
 
 impl Metrics {
@@ -93,6 +101,10 @@ impl Metrics {
             previous_secret: Family::default(),
             aliases: Family::default(),
             panics: Counter::default(),
+            policy: Family::default(),
+            policy_stale: Gauge::default(),
+            policy_loaded: Gauge::default(),
+            shadow: Gauge::default(),
             registry: Registry::default(),
         };
         registry.register("ingress_requests", "Webhook requests by outcome", metrics.ingress.clone());
@@ -108,13 +120,23 @@ impl Metrics {
         registry.register("secret_previous_used", "Webhooks proved by a previous secret", metrics.previous_secret.clone());
         registry.register("ingress_alias", "Webhooks that came by an old address", metrics.aliases.clone());
         registry.register("handler_panics", "Requests whose handler broke", metrics.panics.clone());
-        registry.register("policy", "The policy set in force", Info::new(vec![("version", policy_version.to_owned())]));
+        registry.register("policy_info", "1 for the policy set in force", metrics.policy.clone());
+        registry.register("policy_stale", "1 while the policies on disk are not the ones in force", metrics.policy_stale.clone());
+        registry.register("policy_loaded_timestamp_seconds", "When the set in force was taken", metrics.policy_loaded.clone());
+        registry.register(
+            "policy_shadow_disagreements",
+            "Answers the set in the shadow would have given otherwise",
+            metrics.shadow.clone(),
+        );
         for provider in ProviderKind::ALL {
             // Counters that alerts watch exist before the first event.
             let _ = metrics.legacy.get_or_create(&ProviderLabel { provider: provider.as_str() });
             let _ = metrics.previous_secret.get_or_create(&ProviderLabel { provider: provider.as_str() });
         }
+        // The first load is the start's.
         metrics.reloads.get_or_create(&ResultLabel { result: "accepted" }).inc();
+        let _ = metrics.reloads.get_or_create(&ResultLabel { result: "rejected" });
+        metrics.policy.get_or_create(&VersionLabel { version: policy_version.to_owned() }).set(1);
         Self { registry, ..metrics }
     }
 
@@ -166,9 +188,23 @@ impl Metrics {
         self.panics.inc();
     }
 
-    /// The Prometheus text, with the queue's depth as of now.
-    pub fn encode(&self, queue_depth: i64) -> String {
+    /// A policy set is in force since then; no other is.
+    pub fn policies_in_force(&self, version: &str, since_secs: i64) {
+        self.policy.clear();
+        self.policy.get_or_create(&VersionLabel { version: version.to_owned() }).set(1);
+        self.policy_loaded.set(since_secs);
+    }
+
+    /// A reload was taken, or was not.
+    pub fn policies_reloaded(&self, taken: bool) {
+        self.reloads.get_or_create(&ResultLabel { result: if taken { "accepted" } else { "rejected" } }).inc();
+        self.policy_stale.set(i64::from(!taken));
+    }
+
+    /// The Prometheus text, with the queue's depth and the shadow's disagreements as of now.
+    pub fn encode(&self, queue_depth: i64, shadow_disagreements: i64) -> String {
         self.queue_depth.set(queue_depth);
+        self.shadow.set(shadow_disagreements);
         let mut out = String::new();
         let _ = text::encode(&mut out, &self.registry);
         out

@@ -173,7 +173,9 @@ fn every_metric_is_documented_with_its_labels() {
     metrics.previous_secret_used(slack);
     metrics.panicked();
     metrics.alias_used("acme-slack");
-    let text = metrics.encode(1);
+    metrics.policies_in_force("v", 1);
+    metrics.policies_reloaded(true);
+    let text = metrics.encode(1, 1);
     let mut exists = BTreeSet::new();
     for line in text.lines() {
         let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) else { continue };
@@ -230,9 +232,15 @@ fn commands() -> BTreeMap<String, BTreeSet<String>> {
     let mut all = BTreeMap::new();
     look(&[], &mut all);
     let common = all[""].clone();
+    let groups: BTreeMap<String, BTreeSet<String>> =
+        all.iter().filter(|(name, _)| !name.contains(' ')).map(|(n, f)| (n.clone(), f.clone())).collect();
     for (name, flags) in &mut all {
         if !name.is_empty() {
             flags.retain(|f| !common.contains(f));
+        }
+        // What goes with every command of a group is said once.
+        if let Some((group, _)) = name.split_once(' ') {
+            flags.retain(|f| !groups[group].contains(f));
         }
     }
     all

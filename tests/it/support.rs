@@ -12,6 +12,20 @@ use byoa_gateway::domain::installation::ProviderKind;
 use byoa_gateway::domain::secret::Secret;
 use byoa_gateway::providers;
 
+/// Copies a folder with everything in it.
+pub fn copy(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        if from.is_dir() {
+            copy(&from, &to);
+        } else {
+            std::fs::copy(from, to).unwrap();
+        }
+    }
+}
+
 /// A path below the crate.
 pub fn here(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)

@@ -77,6 +77,7 @@ impl House {
         (config.listen.public, config.listen.operator) = (ANY_PORT, ANY_PORT);
         config.store.url = format!("sqlite:{}", self.path().join("byoa.db").display());
         (config.policies.dir, config.policies.schema) = (self.policies(), self.schema());
+        config.policies.history = self.path().join("accepted");
         config.keys.file = self.path().join("master.keys");
         config.operators.token_file = self.token_file();
         let base = |path: &str| ApiBase { api_base: format!("http://{side}{path}") };

@@ -12,6 +12,7 @@ use serde_yaml::Value;
 
 use super::row::{Expect, Operate, Play, When};
 use crate::support::gateway::{Kept, TestGateway, delta};
+use crate::support::here;
 use crate::support::raw::{Connection, Framing, Request, Response};
 use crate::support::world::{self, App};
 
@@ -212,10 +213,19 @@ impl<'p> Stage<'p> {
 
     async fn play(&self) -> Played {
         let given = &self.play.given;
+        let policies = tempfile::tempdir().unwrap();
+        let (platform, shipped) = (policies.path().join("platform"), here("policies/platform"));
+        std::fs::create_dir(&platform).unwrap();
+        for file in std::fs::read_dir(shipped).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), platform.join(file.file_name())).unwrap();
+        }
+        save(policies.path(), &given.policies);
         let gateway = TestGateway::start_with(NOW, |config| {
             let mut tree = serde_yaml::to_value(&*config).unwrap();
             lay(&mut tree, &Value::Mapping(given.config.clone()));
             *config = serde_yaml::from_value(tree).unwrap_or_else(|e| panic!("{}: config: {e}", self.play.name()));
+            config.policies.dir = policies.path().to_owned();
         })
         .await;
         gateway.applied(&world::document(self.provider)).await;
@@ -224,6 +234,12 @@ impl<'p> Stage<'p> {
         }
         for statement in &given.damage {
             gateway.damage(&self.fill(statement)).await;
+        }
+        if !given.policies_saved.is_empty() {
+            save(policies.path(), &given.policies_saved);
+            // The last thing that a rejection does is its audit line.
+            let line = "SELECT seq FROM audit WHERE action = 'policies.load' AND outcome = 'refused'";
+            while gateway.kept.rows(line).await.is_empty() {}
         }
         let when = &self.play.when;
         let mut seen = Seen::default();
@@ -540,19 +556,44 @@ fn redacted(text: &str) -> String {
 }
 
 /// Rows about the process as a whole: a configuration it must not start with.
+fn save(dir: &std::path::Path, files: &BTreeMap<String, String>) {
+    for (path, text) in files {
+        std::fs::create_dir_all(dir.join(path).parent().unwrap()).unwrap();
+        std::fs::write(dir.join(path), text).unwrap();
+    }
+}
+
+/// A process that must not start, by its configuration or by its policies.
 fn process(play: &Play) -> Played {
     let (when, expect) = (&play.when, &play.expect);
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("byoa.yaml");
     std::fs::write(&file, when.config_file.as_deref().unwrap_or_default()).unwrap();
     let loaded = byoa_gateway::config::load::load(Some(&file), when.environment.clone().into_iter());
+    let policies = dir.path().join("policies");
+    if let Some(files) = &when.policies {
+        std::fs::create_dir(&policies).unwrap();
+        save(&policies, files);
+    }
     let said = match &loaded {
+        Ok(_) if when.policies.is_some() => {
+            let done = std::process::Command::new(env!("CARGO_BIN_EXE_byoa"))
+                .args(["serve", "--public", "127.0.0.1:0", "--operator", "127.0.0.1:0", "--config"])
+                .arg(&file)
+                .env("BYOA_POLICIES__DIR", &policies)
+                .env("BYOA_POLICIES__SCHEMA", here("schemas/gateway.cedarschema"))
+                .current_dir(dir.path())
+                .output()
+                .unwrap();
+            assert_eq!(done.status.code(), Some(1), "a refused start exits 1");
+            String::from_utf8(done.stderr).unwrap().replace(&dir.path().display().to_string(), "…")
+        }
         Ok(_) => "starts".to_owned(),
         Err(error) => error.to_string().replace(&dir.path().display().to_string(), "…"),
     };
     let mut wrong: Vec<String> =
         expect.says.iter().filter(|text| !said.contains(*text)).map(|t| format!("does not say `{t}`: {said}")).collect();
-    if loaded.is_ok() {
+    if loaded.is_ok() && when.policies.is_none() {
         wrong.push("it starts".into());
     }
     Played { wrong, shown: format!("{said}\n"), answer: None }

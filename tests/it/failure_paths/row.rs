@@ -80,6 +80,10 @@ pub struct Given {
     pub apply: Value,
     /// Statements that damage stored rows.
     pub damage: Vec<String>,
+    /// Policy files over a copy of the shipped ones, before the start.
+    pub policies: BTreeMap<String, String>,
+    /// The same, saved while the gateway runs; the request comes when the gateway has rejected them.
+    pub policies_saved: BTreeMap<String, String>,
 }
 
 /// The request, in the words that are said in `README.md` beside the rows. What is left out is right.
@@ -88,6 +92,7 @@ pub struct Given {
 pub struct When {
     pub sample: Option<String>,
     pub method: Option<String>,
+    pub policies: Option<BTreeMap<String, String>>,
     pub at: Option<String>,
     pub path: Option<String>,
     pub query: Option<String>,

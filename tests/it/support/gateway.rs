@@ -34,7 +34,7 @@ pub struct TestGateway {
 
 /// What a gateway leaves behind.
 pub struct Kept {
-    _dir: TempDir,
+    dir: TempDir,
     db: PathBuf,
 }
 
@@ -53,6 +53,7 @@ impl TestGateway {
         config.store.url = format!("sqlite:{}", db.display());
         config.policies.dir = here("policies");
         config.policies.schema = here("schemas/gateway.cedarschema");
+        config.policies.history = dir.path().join("data/policies");
         config.keys.file = dir.path().join("data/master.keys");
         config.operators.token_file = dir.path().join("data/operator.token");
         config.rollout.initial = ProviderKind::ALL.into_iter().map(|p| (p, RolloutStage::On)).collect();
@@ -63,7 +64,7 @@ impl TestGateway {
         let secrets = EnvSecrets { master_keys: None, operator_token: Some(OPERATOR_TOKEN.into()) };
         let gateway = Gateway::start(config, secrets, clock.clone()).await.unwrap();
         let (public, operator) = (gateway.public, gateway.operator);
-        Self { gateway, clock, public, operator, kept: Kept { _dir: dir, db } }
+        Self { gateway, clock, public, operator, kept: Kept { dir, db } }
     }
 
     /// One call of the operator API.
@@ -118,6 +119,11 @@ impl TestGateway {
 }
 
 impl Kept {
+    /// Everything the gateway writes is in here.
+    pub fn folder(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
     pub async fn open(&self) -> SqliteConnection {
         open(&self.db).await
     }

@@ -1,0 +1,60 @@
+//! What a set has to pass before it may decide anything, at start and at every reload alike: the lock, parsing, lints, strict
+//! validation, the decision tables. Works on bytes that were read once. Never swaps anything. Floor 5.
+
+use std::path::{Path, PathBuf};
+
+use super::load::{LoadError, Sources};
+use super::{Snapshot, lock, validate};
+use crate::domain::clock::Timestamp;
+use crate::domain::reason::ReasonCode;
+
+/// Where the policies are, and what is asked of them.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// The folder.
+    pub dir: PathBuf,
+    /// The schema file.
+    pub schema: PathBuf,
+    /// Whether the decision tables must hold.
+    pub gate_tables: bool,
+    /// Whether there must be a lock.
+    pub require_lock: bool,
+}
+
+/// A set that passed.
+#[derive(Debug)]
+pub struct Passed {
+    /// Ready to be put in force.
+    pub snapshot: Snapshot,
+    /// How many rows of the tables were run.
+    pub rows: usize,
+}
+
+impl Terms {
+    /// Reads the folder and everything in it once.
+    ///
+    /// # Errors
+    /// [`LoadError`] with every file that cannot be taken.
+    pub fn read(&self) -> Result<Sources, LoadError> {
+        super::read(&self.dir, &self.schema)
+    }
+
+    /// Holds what was read to everything.
+    ///
+    /// # Errors
+    /// [`LoadError`]: `policy.lock_mismatch`, `policy.invalid` or `policy.table_failed`, with every fault of that step.
+    pub fn accept(&self, sources: &Sources, now: Timestamp) -> Result<Passed, LoadError> {
+        let dir = Path::display(&self.dir).to_string();
+        let locked = |policies| match lock::faults(sources, &dir, policies, self.require_lock) {
+            faults if faults.is_empty() => Ok(()),
+            faults => Err(LoadError::new(ReasonCode::PolicyLockMismatch, faults)),
+        };
+        // Before anything else: half a bundle is not worth a list of its faults.
+        locked(None)?;
+        let whole = validate::law(sources, now)?;
+        locked(Some(whole.policies.num_of_policies() + whole.ended.len()))?;
+        let snapshot = Snapshot::of(whole, sources, now);
+        let rows = if self.gate_tables { super::gate::run(sources, &snapshot, now)? } else { 0 };
+        Ok(Passed { snapshot, rows })
+    }
+}

@@ -1,0 +1,450 @@
+//! Puts an edit in force, or says why not. One task for each gateway: it looks at the content of the policy folder, waits
+//! until nothing moves any more, holds the set to everything ([`super::accept`]), writes the audit line and swaps one object.
+//! Never takes a part of a set, never lets go of the last good one. Floor 5.
+//!
+//! Events of the file system only say when to look: kinds and paths are not believed, since a swapped link or a replaced
+//! folder tells nothing of the files behind it. A look at every file each second is the guarantee; what is compared is
+//! content, so our own reading changes nothing.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+use serde::Serialize;
+use serde_json::json;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::accept::{Passed, Terms};
+use super::load::{Diagnostic, LoadError, Sources};
+use super::{Engine, History, Shadow, Snapshot};
+use crate::domain::clock::{Clock, Timestamp};
+use crate::domain::reason::ReasonCode;
+use crate::domain::record::AuditRecord;
+use crate::store::Store;
+use crate::telemetry::metrics::Metrics;
+
+/// A look even when no event came.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A look takes at most one part in so many of the time, however large the folder.
+const LOOK_SHARE: u32 = 25;
+/// Two looks this far apart must see the same before it is taken for finished.
+const SETTLE: Duration = Duration::from_millis(250);
+/// What does not settle by then is rejected, and looked at again.
+const SETTLE_MAX: Duration = Duration::from_secs(5);
+/// Ids and faults that one audit line lists.
+const LISTED_MAX: usize = 50;
+/// How much the threads that read and build give way to those that answer requests.
+const NICE: i32 = 10;
+
+/// Why the set on disk is not the one in force.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Rejected {
+    /// Why, as a code.
+    pub code: ReasonCode,
+    /// Its version, where it could be read whole.
+    pub version: Option<Arc<str>>,
+    /// When it was rejected.
+    pub at: Timestamp,
+    /// Every fault, with its place.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// How the folders stand against what is in force.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Standing {
+    /// Why the live folder is not in force.
+    pub rejected: Option<Rejected>,
+    /// Why the shadow folder is not in the shadow.
+    pub shadow_rejected: Option<Rejected>,
+    /// Rows of the tables that the set in force was held to.
+    pub rows: usize,
+}
+
+/// The standing, for whoever shows it. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Status(Arc<RwLock<Standing>>);
+
+impl Status {
+    /// As it is.
+    pub fn get(&self) -> Standing {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether the folder holds something else than what is in force.
+    pub fn is_stale(&self) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).rejected.is_some()
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Standing)) {
+        change(&mut self.0.write().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// What a look saw; two looks that saw the same are equal.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Seen {
+    Content([u8; 32]),
+    Fault(LoadError),
+}
+
+impl Seen {
+    fn of(read: &Result<Sources, LoadError>) -> Self {
+        match read {
+            Ok(sources) => Self::Content(sources.digest),
+            Err(error) => Self::Fault(error.clone()),
+        }
+    }
+}
+
+/// Everything a reload needs.
+pub struct Reloader {
+    /// What is swapped.
+    pub engine: Engine,
+    /// The live folder and what is asked of it.
+    pub terms: Terms,
+    /// A folder that decides without effect.
+    pub shadow: Option<PathBuf>,
+    /// Where accepted sets are kept.
+    pub history: History,
+    /// Where the audit is.
+    pub store: Store,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// What time it is.
+    pub clock: Clock,
+    /// Who is told.
+    pub status: Status,
+    /// What the last look led to; none before the first.
+    pub done: Done,
+}
+
+/// What was handled last, so that it is handled once.
+#[derive(Debug, Default)]
+pub struct Done {
+    live: Option<Seen>,
+    shadow: Option<Seen>,
+}
+
+impl Reloader {
+    /// Writes down what is in force from the start: metrics, history, audit.
+    ///
+    /// # Errors
+    /// When the audit line cannot be written.
+    pub async fn started(&mut self, sources: Sources, rows: usize) -> Result<(), crate::store::StoreError> {
+        let snapshot = self.engine.pin();
+        let line = self.line("done", None, snapshot.version(), json!({"trigger": "start", "policies": snapshot.policies(), "rows": rows}));
+        self.store.audit(vec![line]).await?;
+        self.done.live = Some(Seen::Content(sources.digest));
+        self.status.change(|s| s.rows = rows);
+        self.metrics.policies_in_force(snapshot.version(), self.clock.now().secs());
+        self.keep(sources, snapshot.policies()).await;
+        self.look_at_shadow().await;
+        Ok(())
+    }
+
+    /// Watches until `stopping` turns true.
+    pub async fn run(mut self, mut stopping: watch::Receiver<bool>) {
+        let (tell, mut told) = mpsc::channel(1);
+        let mut watchers = self.watch(&tell);
+        loop {
+            let read_took = self.look(if watchers.touched { "event" } else { "look" }).await;
+            let pause = LOOK_EVERY.max(read_took * LOOK_SHARE);
+            watchers.touched = tokio::select! {
+                _ = stopping.wait_for(|stop| *stop) => return,
+                Some(()) = told.recv() => true,
+                () = tokio::time::sleep(pause) => false,
+            };
+            if watchers.touched || watchers.deaf {
+                // A folder that was replaced is another folder: the old watch hears nothing any more.
+                watchers = Watchers { touched: watchers.touched, ..self.watch(&tell) };
+            }
+        }
+    }
+
+    fn watch(&self, tell: &mpsc::Sender<()>) -> Watchers {
+        let mut watchers = Watchers { _held: vec![], touched: false, deaf: false };
+        for dir in [Some(&self.terms.dir), self.shadow.as_ref()].into_iter().flatten() {
+            match watcher(dir, tell.clone()) {
+                Ok(watcher) => watchers._held.push(watcher),
+                // No inotify left, a network file system, a folder that is just not there: the regular look remains.
+                Err(error) => {
+                    tracing::debug!(error = %error, dir = %dir.display(), "the policy folder cannot be watched; it is looked at every {} s", LOOK_EVERY.as_secs());
+                    watchers.deaf = true;
+                }
+            }
+        }
+        watchers
+    }
+
+    /// Looks once at everything and acts on what changed; says how long reading took.
+    pub async fn look(&mut self, trigger: &'static str) -> Duration {
+        self.end().await;
+        let began = Instant::now();
+        let read = self.read().await;
+        let read_took = began.elapsed();
+        if self.done.live.as_ref() != Some(&Seen::of(&read)) {
+            let settled = self.settle(read).await;
+            self.reload(settled, trigger).await;
+        }
+        self.look_at_shadow().await;
+        read_took
+    }
+
+    /// Takes policies out whose `@until` has come, whatever the folder holds by now.
+    async fn end(&self) {
+        let (live, now) = (self.engine.pin(), self.clock.now());
+        let ended = match live.ended_by(now) {
+            Ok(Some(ended)) => ended,
+            Ok(None) => return,
+            Err(error) => return tracing::error!(%error, "a policy whose `@until` has come could not be taken out"),
+        };
+        let version = Arc::clone(ended.version());
+        let removed = changes(&live, &ended).removed;
+        let detail = json!({"trigger": "until", "from": live.version(), "policies": ended.policies(), "removed": removed});
+        if let Err(error) = self.store.audit(vec![self.line("done", None, &version, detail)]).await {
+            return tracing::error!(error = %error, %version, "the audit line cannot be written: a policy whose `@until` has come stays");
+        }
+        self.metrics.policies_in_force(&version, now.secs());
+        tracing::info!(%version, from = %live.version(), ?removed, "policies ended by their `@until`");
+        drop(self.engine.swap(ended));
+    }
+
+    async fn read(&self) -> Result<Sources, LoadError> {
+        let terms = self.terms.clone();
+        aside(move || terms.read()).await.unwrap_or_else(|| Err(broke()))
+    }
+
+    /// Reads until two looks agree.
+    async fn settle(&self, mut before: Result<Sources, LoadError>) -> Result<Sources, LoadError> {
+        let began = Instant::now();
+        loop {
+            tokio::time::sleep(SETTLE).await;
+            let after = self.read().await;
+            if Seen::of(&before) == Seen::of(&after) {
+                return after;
+            }
+            if began.elapsed() > SETTLE_MAX {
+                let said = Diagnostic::of_file(
+                    super::Rule::File,
+                    self.terms.dir.display(),
+                    format!(
+                        "still changing after {} s; it is taken when it stays the same for {} ms",
+                        SETTLE_MAX.as_secs(),
+                        SETTLE.as_millis()
+                    ),
+                );
+                return Err(LoadError::new(ReasonCode::PolicyUnsettled, vec![said]));
+            }
+            before = after;
+        }
+    }
+
+    async fn reload(&mut self, read: Result<Sources, LoadError>, trigger: &'static str) {
+        let (began, now) = (Instant::now(), self.clock.now());
+        let seen = Seen::of(&read);
+        let (live, terms) = (self.engine.pin(), self.terms.clone());
+        let judged = aside(move || {
+            let sources = read?;
+            let passed = terms.accept(&sources, now)?;
+            let changes = changes(&live, &passed.snapshot);
+            Ok((sources, passed, changes))
+        });
+        let judged = judged.await.unwrap_or_else(|| Err(broke()));
+        let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let settled = match judged {
+            Ok((sources, passed, changes)) => self.take(sources, passed, changes, trigger, took_ms).await,
+            Err(error) => self.reject(error, trigger, took_ms).await,
+        };
+        // What could not be written down is tried again at the next look; so is what kept moving.
+        if settled {
+            self.done.live = Some(seen);
+        }
+    }
+
+    async fn take(&self, sources: Sources, passed: Passed, changes: Changes, trigger: &'static str, took_ms: u64) -> bool {
+        let Passed { snapshot, rows } = passed;
+        let live = self.engine.pin();
+        let same = live.version() == snapshot.version();
+        if same && !self.status.is_stale() && self.status.get().rows == rows {
+            return true;
+        }
+        let detail = json!({
+            "trigger": trigger, "from": live.version(), "policies": snapshot.policies(), "rows": rows, "took_ms": took_ms,
+            "added": changes.added, "removed": changes.removed, "changed": changes.changed,
+        });
+        let version = Arc::clone(snapshot.version());
+        if let Err(error) = self.store.audit(vec![self.line("done", None, &version, detail)]).await {
+            tracing::error!(error = %error, %version, "the policies on disk are good, but the audit line cannot be written: the old ones stay in force");
+            return false;
+        }
+        let policies = snapshot.policies();
+        let old = if same { None } else { Some(self.engine.swap(snapshot.beside(live.shadow().cloned()))) };
+        self.metrics.policies_in_force(&version, self.clock.now().secs());
+        self.metrics.policies_reloaded(true);
+        self.status.change(|s| (s.rejected, s.rows) = (None, rows));
+        tracing::info!(%version, from = %live.version(), policies, rows, took_ms, trigger, "policies in force");
+        self.keep(sources, policies).await;
+        // Whoever let go of it last would free every policy of it; that is no work for a request.
+        let _ = aside(move || drop((live, old))).await;
+        true
+    }
+
+    async fn reject(&self, error: LoadError, trigger: &'static str, took_ms: u64) -> bool {
+        let live = self.engine.pin();
+        let LoadError { code, diagnostics } = error;
+        let unsettled = code == ReasonCode::PolicyUnsettled;
+        let first: Vec<&Diagnostic> = diagnostics.iter().take(LISTED_MAX).collect();
+        let detail = json!({"trigger": trigger, "took_ms": took_ms, "faults": diagnostics.len(), "diagnostics": first});
+        for fault in &first {
+            tracing::error!(version = %live.version(), %code, "policies on disk not taken: {fault}");
+        }
+        let rejected = Rejected { code, version: None, at: self.clock.now(), diagnostics: diagnostics.clone() };
+        // Before the audit: readiness must not hide what the store could not write down.
+        self.status.change(|s| s.rejected = Some(rejected));
+        self.metrics.policies_reloaded(false);
+        if let Err(error) = self.store.audit(vec![self.line("refused", Some(code), live.version(), detail)]).await {
+            tracing::error!(error = %error, "the rejection could not be audited");
+            return false;
+        }
+        !unsettled
+    }
+
+    /// The set in the shadow follows its own folder, and is held to the same but the lock.
+    async fn look_at_shadow(&mut self) {
+        let Some(dir) = self.shadow.clone() else { return };
+        let terms = Terms { dir, require_lock: false, gate_tables: false, ..self.terms.clone() };
+        let now = self.clock.now();
+        let known = self.done.shadow.clone();
+        let loaded = aside(move || {
+            let read = terms.read();
+            let seen = Seen::of(&read);
+            if known.as_ref() == Some(&seen) {
+                return None;
+            }
+            Some((seen, read.and_then(|sources| terms.accept(&sources, now))))
+        });
+        let Some(Some((seen, loaded))) = loaded.await else { return };
+        match loaded {
+            Ok(Passed { snapshot, .. }) => {
+                tracing::info!(version = %snapshot.version(), policies = snapshot.policies(), "policies in the shadow");
+                let live = self.engine.pin();
+                drop(self.engine.swap(live.beside(Some(Arc::new(Shadow::new(snapshot))))));
+                self.status.change(|s| s.shadow_rejected = None);
+            }
+            Err(LoadError { code, diagnostics }) => {
+                tracing::warn!(%code, faults = diagnostics.len(), "policies in the shadow folder not taken");
+                let rejected = Rejected { code, version: None, at: now, diagnostics };
+                self.status.change(|s| s.shadow_rejected = Some(rejected));
+            }
+        }
+        self.done.shadow = Some(seen);
+    }
+
+    async fn keep(&self, sources: Sources, policies: usize) {
+        let (history, now) = (self.history.clone(), self.clock.now());
+        let kept = aside(move || history.keep(&sources, policies, now)).await;
+        if let Some(Err(error)) = kept {
+            tracing::warn!(error = %error, "the accepted policies could not be kept: `byoa policy rollback` will not know them");
+        }
+    }
+
+    fn line(&self, outcome: &'static str, code: Option<ReasonCode>, target: &str, detail: serde_json::Value) -> AuditRecord {
+        AuditRecord {
+            at: self.clock.now(),
+            actor: "gateway".into(),
+            action: "policies.load",
+            target: target.to_owned(),
+            org: None,
+            outcome,
+            code,
+            decision: None,
+            request: None,
+            detail: Some(detail.to_string()),
+        }
+    }
+}
+
+struct Watchers {
+    _held: Vec<RecommendedWatcher>,
+    /// An event came since the last look.
+    touched: bool,
+    /// Something could not be watched.
+    deaf: bool,
+}
+
+/// Watches a folder, and its parent: a folder that is replaced whole, or a link that points elsewhere, is an event of the
+/// parent only.
+fn watcher(dir: &Path, tell: mpsc::Sender<()>) -> notify::Result<RecommendedWatcher> {
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        // Reading is an event too; answering it with a look would never end.
+        if !event.is_ok_and(|e| e.kind.is_access()) {
+            let _ = tell.try_send(());
+        }
+    })?;
+    if let Some(parent) = dir.parent().filter(|p| !p.as_os_str().is_empty()) {
+        watcher.watch(parent, RecursiveMode::NonRecursive)?;
+    }
+    watcher.watch(dir, RecursiveMode::Recursive)?;
+    Ok(watcher)
+}
+
+/// What one set has that another has not.
+#[derive(Debug, Default)]
+struct Changes {
+    added: Vec<String>,
+    removed: Vec<String>,
+    changed: Vec<String>,
+}
+
+fn changes(from: &Snapshot, to: &Snapshot) -> Changes {
+    let (before, after) = (&from.law.policies, &to.law.policies);
+    let mut changes = Changes::default();
+    for policy in after.policies() {
+        match before.policy(policy.id()) {
+            None => changes.added.push(policy.id().to_string()),
+            Some(known) if known.to_string() != policy.to_string() => changes.changed.push(policy.id().to_string()),
+            Some(_) => {}
+        }
+    }
+    changes.removed = before.policies().filter(|p| after.policy(p.id()).is_none()).map(|p| p.id().to_string()).collect();
+    for list in [&mut changes.added, &mut changes.removed, &mut changes.changed] {
+        list.sort_unstable();
+        if list.len() > LISTED_MAX {
+            let more = list.len() - LISTED_MAX;
+            list.truncate(LISTED_MAX);
+            list.push(format!("and {more} more"));
+        }
+    }
+    changes
+}
+
+fn broke() -> LoadError {
+    let said = Diagnostic::of_file(super::Rule::File, "policies", "reading them broke inside the gateway; its log says where");
+    LoadError::new(ReasonCode::PolicyInvalid, vec![said])
+}
+
+/// Runs on a thread of its own that gives way to every other: ten thousand policies are a second of work, and requests go
+/// first. `None` when it panicked.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (done, result) = oneshot::channel();
+    let spawned = std::thread::Builder::new().name("policies".into()).spawn(move || {
+        give_way();
+        let _ = done.send(work());
+    });
+    match spawned {
+        Ok(_) => result.await.ok(),
+        Err(error) => {
+            tracing::error!(error = %error, "no thread for reading policies");
+            None
+        }
+    }
+}
+
+/// On Linux niceness is a thread's own (setpriority(2), "C library/kernel differences").
+fn give_way() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE) {
+        tracing::debug!(error = %error, "the policies' thread keeps its priority");
+    }
+}
