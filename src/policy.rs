@@ -20,8 +20,11 @@ mod index;
 mod lint;
 pub mod load;
 pub mod lock;
+pub mod prove;
 pub mod reload;
+pub mod row;
 pub mod shadow;
+pub mod table;
 mod validate;
 pub mod vocabulary;
 

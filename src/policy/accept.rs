@@ -54,7 +54,7 @@ impl Terms {
         let whole = validate::law(sources, now)?;
         locked(Some(whole.policies.num_of_policies() + whole.ended.len()))?;
         let snapshot = Snapshot::of(whole, sources, now);
-        let rows = if self.gate_tables { super::gate::run(sources, &snapshot, now)? } else { 0 };
+        let rows = if self.gate_tables { super::gate::run(sources, &snapshot)? } else { 0 };
         Ok(Passed { snapshot, rows })
     }
 }

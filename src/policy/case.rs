@@ -9,7 +9,7 @@ use cedar_policy::{Context, Entities, EntityUid, Request};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::decide::Law;
+use super::decide::{Law, Ruling};
 use super::entities::Unfit;
 use super::vocabulary::{Environment, full, short};
 
@@ -75,6 +75,12 @@ impl Case {
         // The schema brings the actions and their groups with it.
         let entities = Entities::from_json_value(self.entities.clone(), Some(&law.base.schema))?;
         Ok((request, entities))
+    }
+
+    /// The same, and what the law says of it.
+    pub(super) fn ruled(&self, law: &Law) -> Result<Ruling, Unfit> {
+        let (request, entities) = self.request(law)?;
+        Ok(law.rule(&self.action, &request, &entities))
     }
 }
 

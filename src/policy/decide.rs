@@ -10,7 +10,7 @@ use cedar_policy::{Entities, PolicyId, PolicySet, Request, Schema};
 
 use super::action::{Action, default_deny};
 use super::entities::{Names, Question, Slice};
-use super::index::Index;
+use super::index::{Answer, Index};
 use super::shadow::Disagreement;
 use super::{Snapshot, envelope};
 use crate::crypto::sha256;
@@ -213,10 +213,15 @@ impl Law {
         }
     }
 
+    /// What the policies alone say, before anything is made of it.
+    pub(super) fn asked(&self, request: &Request, entities: &Entities) -> Answer {
+        self.index.authorize(request, entities)
+    }
+
     /// The answer to a request that was held to the schema, in the order in which doubts count: an error, a forbid, no
     /// permit, a permit outside the envelope.
     pub(super) fn rule(&self, action: &str, request: &Request, entities: &Entities) -> Ruling {
-        let answer = self.index.authorize(request, entities);
+        let answer = self.asked(request, entities);
         if !answer.errors.is_empty() {
             let errors = answer.errors.iter().map(|(_, what)| what.clone()).collect();
             return Ruling {

@@ -1,9 +1,108 @@
-//! The tables as a gate. Floor 5.
+//! The decision tables as a gate: a set that answers one row otherwise decides nothing. Beside the answers it holds two things
+//! that no row has to say: nothing is permitted outside the envelope, and the index answers what the whole set answers.
+//! Floor 5.
 
 use super::Snapshot;
-use super::load::{LoadError, Sources};
-use crate::domain::clock::Timestamp;
+use super::decide::Law;
+use super::index::Index;
+use super::load::{Diagnostic, LoadError, Rule, Sources};
+use super::table::{Row, Tables};
+use crate::domain::reason::ReasonCode;
 
-pub(super) fn run(_: &Sources, _: &Snapshot, _: Timestamp) -> Result<usize, LoadError> {
-    Ok(0)
+/// Policies that are visited to compare the index with the whole set; rows are left out evenly beyond that.
+const VISITS_MAX: usize = 200_000;
+
+/// Runs every row on a set that wants in; says how many there were.
+///
+/// # Errors
+/// `policy.invalid` where a table does not read, `policy.table_failed` with every row that does not hold.
+pub(super) fn run(sources: &Sources, snapshot: &Snapshot) -> Result<usize, LoadError> {
+    let (tables, law) = (Tables::read(sources)?, &snapshot.law);
+    let run = tables.run_on(law, sources)?;
+    let mut faults = run.faults();
+    let plain = |row: &&Row| row.without.is_empty() && row.at.is_none();
+    for (row, outcome) in tables.rows().iter().zip(&run.results).filter(|(row, _)| plain(row)) {
+        if outcome.got.code == Some(ReasonCode::PolicyOutsideEnvelope) {
+            let by = outcome.got.policies.join(", ");
+            faults.push(at(row, format!("{by} permits what the gateway's own bounds do not: {}", row.case)));
+        }
+    }
+    let rows: Vec<&Row> = tables.rows().iter().filter(plain).collect();
+    let stride = (rows.len() * law.policies.num_of_policies()).div_ceil(VISITS_MAX).max(1);
+    faults.extend(
+        rows.iter()
+            .step_by(stride)
+            .filter(|row| !index_agrees(law, row))
+            .map(|row| at(row, "the index answers otherwise than the whole set: this is a fault of the gateway, please report it".into())),
+    );
+    if faults.is_empty() { Ok(tables.rows().len()) } else { Err(LoadError::new(ReasonCode::PolicyTableFailed, faults)) }
+}
+
+fn index_agrees(law: &Law, row: &Row) -> bool {
+    // What is no request is a fault of its own.
+    row.case
+        .request(law)
+        .is_ok_and(|(request, entities)| law.asked(&request, &entities) == Index::authorize_unindexed(&law.policies, &request, &entities))
+}
+
+fn at(row: &Row, message: String) -> Diagnostic {
+    Diagnostic { line: row.line, ..Diagnostic::of_file(Rule::Table, &row.file, format!("{}: {message}", row.name)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::accept::Terms;
+    use super::super::law_tests::{Disk, SCHEMA_FILE};
+    use super::*;
+    use crate::domain::clock::Timestamp;
+
+    const TABLE: &str = "about: Whom operators are.\nask: ReplayDelivery\ngiven: {Operator ann: {mfa: true, role: viewer}}\n\
+        defaults: {principal: Operator ann, resource: Gateway byoa}\nrows:\n";
+
+    fn gate(disk: &Disk) -> Result<usize, LoadError> {
+        let terms = Terms { dir: disk.path().to_owned(), schema: SCHEMA_FILE.into(), gate_tables: true, require_lock: false };
+        let sources = terms.read().unwrap();
+        terms.accept(&sources, Timestamp::default()).map(|passed| passed.rows)
+    }
+
+    fn said(disk: &Disk) -> String {
+        let error = gate(disk).unwrap_err();
+        let all = error.diagnostics.iter().map(|d| d.to_string().replace(&disk.path().display().to_string(), ""));
+        format!("{} {}", error.code, all.collect::<Vec<_>>().join("\n"))
+    }
+
+    #[test]
+    fn a_set_that_answers_a_row_otherwise_is_not_taken() {
+        let disk = Disk::starter();
+        assert_eq!(gate(&disk), Ok(0), "no tables, no gate");
+        let no = "  - {name: a viewer does not replay, want: {decision: refuse, code: policy.no_permit, policies: []}}\n";
+        disk.write("tables/a.yaml", &format!("{TABLE}{no}"));
+        assert_eq!(gate(&disk), Ok(1));
+        let yes = "  - {name: a viewer replays, want: {decision: allow, policies: [operate.change.operator]}}\n";
+        disk.write("tables/a.yaml", &format!("{TABLE}{no}{yes}"));
+        let want =
+            "policy.table_failed /tables/a.yaml:7:12: wants allow by operate.change.operator, got refuse policy.no_permit by no policy";
+        assert_eq!(said(&disk), want);
+    }
+
+    #[test]
+    fn what_the_envelope_does_not_admit_is_not_taken_even_where_a_row_wants_it() {
+        let disk = Disk::starter();
+        let wide = "@id(\"wide\") @reason(\"r\")\npermit (principal in Byoa::Role::\"viewer\", action == Byoa::Action::\"ReplayDelivery\", resource);\n";
+        disk.write("platform/99-wide.cedar", wide);
+        let row = "  - {name: a viewer replays, want: {decision: refuse, code: policy.outside_envelope, policies: [wide]}}\n";
+        disk.write("tables/a.yaml", &format!("{TABLE}{row}"));
+        let want = "policy.table_failed /tables/a.yaml:6:1: a viewer replays: wide permits what the gateway's own bounds do not: \
+            Operator::\"ann\" ReplayDelivery Gateway::\"byoa\"";
+        assert_eq!(said(&disk), want);
+    }
+
+    #[test]
+    fn a_table_that_does_not_read_is_a_fault_of_the_set() {
+        let disk = Disk::starter();
+        let no = "  - {name: a viewer does not replay, want: {decision: refuse, code: policy.no_permit, policies: []}}\n";
+        disk.write("tables/a.yaml", &format!("{}{no}", TABLE.replace("mfa", "mfo")));
+        assert!(said(&disk).starts_with("policy.invalid /tables/a.yaml:3:"), "{}", said(&disk));
+        assert!(said(&disk).contains("mfo"), "{}", said(&disk));
+    }
 }

@@ -8,9 +8,10 @@ use std::path::Path;
 use byoa_gateway::domain::installation::ProviderKind;
 
 /// Files, or modules with all their files, that start a stopwatch, and why. Only durations: no decision may depend on them.
-const STOPWATCHES: [(&str, &str); 4] = [
+const STOPWATCHES: [(&str, &str); 5] = [
     ("ingress", "how long requests and decisions take, for metrics"),
     ("policy/reload", "how long a reload takes, and when a folder that keeps changing is given up"),
+    ("policy/prove", "how long proofs take, for whoever waits for them"),
     ("delivery", "pauses between claims, on tokio's clock"),
     ("cli/demo", "how long journeys take, for the picture"),
 ];

@@ -14,6 +14,7 @@ mod journey;
 mod layering;
 mod operator;
 mod policy_cli;
+mod prove;
 mod reload;
 mod sdk;
 mod sessions;

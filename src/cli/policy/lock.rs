@@ -28,7 +28,7 @@ pub(super) fn lock(place: &Place, check: bool) -> Result<(), CliError> {
     }
     let unlocked = found.without_lock();
     let passed = terms.accept(&unlocked, place.now).map_err(|e| refused(&e))?;
-    let proved = super::prove::word(place)?;
+    let proved = super::prove::word(&passed.snapshot)?;
     let lock = Lock::of(&unlocked, passed.snapshot.policies() + passed.snapshot.ended().len(), proved);
     let file = place.dir.join(LOCK);
     let text = lock.text().map_err(CliError::Unable)?;
