@@ -87,7 +87,7 @@ enum PolicyCommand {
         #[arg(long, value_enum, default_value = "human")]
         format: ExplainFormat,
     },
-    /// What another folder of policies would decide otherwise.
+    /// What another folder of policies would decide otherwise. Exits like diff: 0 where that is nothing, 1 where it is something.
     Diff {
         /// The policies as they would be.
         #[arg(long, value_name = "DIR")]

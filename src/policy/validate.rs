@@ -120,6 +120,11 @@ pub(super) fn parsed(source: &Source) -> Result<PolicySet, Vec<Diagnostic>> {
     Ok(set)
 }
 
+/// Whether these could stand in a law: the same call as below, without saying why not.
+pub(super) fn passes(validator: &Validator, policies: &PolicySet) -> bool {
+    validator.validate_with_level(policies, ValidationMode::Strict, LEVEL).validation_passed_without_warnings()
+}
+
 fn validated(schema: &Schema, policies: &PolicySet, places: &HashMap<PolicyId, Spot<'_>>) -> Vec<Diagnostic> {
     let result = Validator::new(schema.clone()).validate_with_level(policies, ValidationMode::Strict, LEVEL);
     let place = |id: &PolicyId, fault: &dyn miette::Diagnostic| match places.get(id) {
