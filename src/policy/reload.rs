@@ -279,12 +279,13 @@ impl Reloader {
             return false;
         }
         let policies = snapshot.policies();
+        // Before it decides anything, so that what has decided can always be gone back to.
+        self.keep(sources, policies).await;
         let old = if same { None } else { Some(self.engine.swap(snapshot.beside(live.shadow().cloned()))) };
         self.metrics.policies_in_force(&version, self.clock.now().secs());
         self.metrics.policies_reloaded(true);
         self.status.change(|s| (s.rejected, s.rows) = (None, rows));
         tracing::info!(%version, from = %live.version(), policies, rows, took_ms, trigger, "policies in force");
-        self.keep(sources, policies).await;
         // Whoever let go of it last would free every policy of it; that is no work for a request.
         let _ = aside(move || drop((live, old))).await;
         true

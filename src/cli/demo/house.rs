@@ -14,21 +14,31 @@ use crate::domain::installation::ProviderKind;
 use crate::domain::rollout::RolloutStage;
 use crate::policy::SCHEMA;
 
-macro_rules! platform_law {
+macro_rules! shipped {
     ($($name:literal),+ $(,)?) => {
-        /// Every file of `policies/platform`; a test fails when one is missing.
-        const LAW: &[(&str, &str)] = &[$(($name, include_str!(concat!("../../../policies/platform/", $name)))),+];
+        /// Every file of `policies/platform` and `policies/tables`; a test fails when one is missing.
+        const LAW: &[(&str, &str)] = &[$(($name, include_str!(concat!("../../../policies/", $name)))),+];
     };
 }
 
-platform_law! {
-    "10-routing.cedar",
-    "20-sending.cedar",
-    "30-credentials.cedar",
-    "40-rollout.cedar",
-    "50-operators.cedar",
-    "60-changes.cedar",
-    "90-guards.cedar",
+shipped! {
+    "platform/10-routing.cedar",
+    "platform/20-sending.cedar",
+    "platform/30-credentials.cedar",
+    "platform/40-rollout.cedar",
+    "platform/50-operators.cedar",
+    "platform/60-changes.cedar",
+    "platform/90-guards.cedar",
+    "tables/10-routing.yaml",
+    "tables/20-sending.yaml",
+    "tables/30-credentials.yaml",
+    "tables/35-fallback.yaml",
+    "tables/40-rollout.yaml",
+    "tables/45-legacy.yaml",
+    "tables/50-operators.yaml",
+    "tables/60-changes.yaml",
+    "tables/65-promotion.yaml",
+    "tables/90-guards.yaml",
 }
 
 /// Refusals are the demo's own doing and stand in the picture; it speaks no TLS, so nobody misses CA certificates.
@@ -44,10 +54,11 @@ impl House {
     /// Makes the folder and writes the law into it.
     pub(super) fn build() -> io::Result<Self> {
         let house = Self(tempfile::Builder::new().prefix("byoa-demo-").tempdir()?);
-        let platform = house.policies().join("platform");
-        std::fs::create_dir_all(&platform)?;
+        for folder in ["platform", "tables"] {
+            std::fs::create_dir_all(house.policies().join(folder))?;
+        }
         for (name, text) in LAW {
-            std::fs::write(platform.join(name), text)?;
+            std::fs::write(house.policies().join(name), text)?;
         }
         std::fs::write(house.schema(), SCHEMA)?;
         Ok(house)
@@ -106,16 +117,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_platform_policy_is_embedded() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies/platform");
-        let mut there: Vec<String> = std::fs::read_dir(folder)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .filter(|name| name.ends_with(".cedar"))
+    fn everything_that_is_shipped_is_embedded() {
+        let policies = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies");
+        let mut there: Vec<String> = ["platform", "tables"]
+            .into_iter()
+            .flat_map(|folder| std::fs::read_dir(policies.join(folder)).unwrap().map(move |entry| (folder, entry.unwrap().file_name())))
+            .map(|(folder, name)| format!("{folder}/{}", name.into_string().unwrap()))
             .collect();
         there.sort();
         let embedded: Vec<&str> = LAW.iter().map(|(name, _)| *name).collect();
-        assert_eq!(embedded, there, "add the file to platform_law! in src/cli/demo/house.rs");
+        assert_eq!(embedded, there, "add the file to shipped! in src/cli/demo/house.rs");
     }
 
     #[test]
