@@ -74,9 +74,11 @@ pub(super) struct Reader<'t> {
 impl Reader<'_> {
     pub fn fault(&mut self, fault: Fault) {
         // The same mistake shows in every case of a row.
-        if self.faults.len() < FAULTS_MAX && !self.faults.contains(&fault) {
-            self.faults.push(fault);
+        if self.faults.len() > FAULTS_MAX || self.faults.contains(&fault) {
+            return;
         }
+        let is_last = self.faults.len() == FAULTS_MAX;
+        self.faults.push(if is_last { Fault { message: "there is more: mend what is named so far".into(), ..fault } } else { fault });
     }
 
     fn keep<T>(&mut self, result: Result<T, Fault>) -> Option<T> {

@@ -455,6 +455,26 @@ rows:
     assert_eq!((files, still.len()), (vec![], kept.len()));
 }
 
+#[test]
+fn an_update_that_would_not_read_is_not_written() {
+    let text = "about: x\nask: ReadAudit\ngiven: {Operator ann: {mfa: true, role: viewer}}\n\
+                defaults: {principal: Operator ann, resource: Gateway byoa}\nrows:\n- name: one\n  ? want\n  : {decision: allow, policies: []}\n";
+    let (_disk, sources) = starter();
+    let tables = of(text).unwrap();
+    let (files, kept) = tables.updated(&tables.run(&sources, Timestamp::default()).unwrap());
+    assert_eq!((files, kept.len()), (vec![], 1));
+    assert_eq!(kept[0].why, "the file would not read afterwards: change it by hand");
+}
+
+#[test]
+fn nobody_reads_a_thousand_faults() {
+    let rows: String =
+        (0..200).map(|n| format!("  - {{name: r{n}, ask: Nonsense{n}, want: {{decision: allow, policies: []}}}}\n")).collect();
+    let error = of(&format!("about: x\nrows:\n{rows}")).unwrap_err();
+    assert_eq!(error.diagnostics.len(), 51);
+    assert_eq!(error.diagnostics[50].message, "there is more: mend what is named so far");
+}
+
 fn thing(kind: &str, id: &str) -> serde_json::Value {
     serde_json::json!({"type": format!("Byoa::{kind}"), "id": id})
 }

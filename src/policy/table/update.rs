@@ -80,7 +80,14 @@ impl Tables {
             file.rows.insert(0, (line, entry.name.clone(), wanted.clone(), new.clone()));
         }
         kept.reverse();
-        (files.into_values().collect(), kept)
+        // YAML can be written in more ways than are thought of here; what does not read afterwards is not written.
+        let (good, bad): (Vec<Rewritten>, Vec<Rewritten>) =
+            files.into_values().partition(|file| Self::of_texts([(file.file.as_str(), file.text.as_str())]).is_ok());
+        for Rewritten { file, rows, .. } in bad {
+            let why = "the file would not read afterwards: change it by hand";
+            kept.extend(rows.into_iter().map(|(line, name, ..)| Kept { file: file.clone(), line, name, why: why.to_owned() }));
+        }
+        (good, kept)
     }
 }
 
