@@ -72,12 +72,7 @@ impl Gateway {
         clock: Clock,
         watcher: Option<Arc<dyn DeliveryObserver>>,
     ) -> Result<Self, Failure> {
-        let terms = Terms {
-            dir: config.policies.dir.clone(),
-            schema: config.policies.schema.clone(),
-            gate_tables: config.policies.gate_tables,
-            require_lock: config.policies.require_lock,
-        };
+        let terms = Terms::from(&config.policies);
         let read = terms.read().and_then(|sources| terms.accept(&sources, clock.now()).map(|passed| (sources, passed)));
         let (sources, Passed { snapshot, rows }) = read.map_err(|e| Failure::new(e.code, e))?;
         let metrics = Arc::new(Metrics::new(snapshot.version()));

@@ -7,7 +7,7 @@ use super::show::{cell, raw, table};
 use super::{CliError, Output, Target};
 use crate::authn::operator::Operators;
 use crate::domain::clock::Clock;
-use crate::policy::Snapshot;
+use crate::policy::accept::{Passed, Terms};
 use crate::store::Store;
 use crate::vault::keys;
 
@@ -50,8 +50,12 @@ fn local(target: &Target) -> Vec<Value> {
     } else {
         bad("public_url", "absent".into(), "set public_url, so that set-up packets name the address providers reach")
     });
-    items.push(match Snapshot::load(&config.policies.dir, &config.policies.schema, Clock::system().now()) {
-        Ok(set) => good("policies", format!("{} policies, version {}", set.policies(), set.version().chars().take(12).collect::<String>())),
+    let terms = Terms::from(&config.policies);
+    items.push(match terms.read().and_then(|sources| terms.accept(&sources, Clock::system().now())) {
+        Ok(Passed { snapshot: set, rows }) => {
+            let version: String = set.version().chars().take(12).collect();
+            good("policies", format!("{} policies, {rows} cases of tables hold, version {version}", set.policies()))
+        }
         Err(error) => {
             bad("policies", error.to_string(), "mend the file at the place named; the gateway does not start without a valid set")
         }

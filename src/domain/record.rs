@@ -37,7 +37,7 @@ pub struct AuditRecord {
     pub at: Timestamp,
     /// `profile:ID`, `agent:ID`, `operator:NAME` or `gateway`.
     pub actor: String,
-    /// `event.accept`, `event.refuse`, `request.refuse`, `message.send`, `resource.create` and so on.
+    /// `event.accept`, `event.refuse`, `request.refuse`, `message.send`, `resource.create`, `policies.load` and so on.
     pub action: &'static str,
     /// What it was done to: an id.
     pub target: String,

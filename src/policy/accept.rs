@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::load::{LoadError, Sources};
 use super::{Snapshot, lock, validate};
+use crate::config::PoliciesSection;
 use crate::domain::clock::Timestamp;
 use crate::domain::reason::ReasonCode;
 
@@ -19,6 +20,17 @@ pub struct Terms {
     pub gate_tables: bool,
     /// Whether there must be a lock.
     pub require_lock: bool,
+}
+
+impl From<&PoliciesSection> for Terms {
+    fn from(section: &PoliciesSection) -> Self {
+        Self {
+            dir: section.dir.clone(),
+            schema: section.schema.clone(),
+            gate_tables: section.gate_tables,
+            require_lock: section.require_lock,
+        }
+    }
 }
 
 /// A set that passed.

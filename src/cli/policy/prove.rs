@@ -53,7 +53,7 @@ pub(super) fn word(law: &Snapshot) -> Result<Option<String>, CliError> {
     let Ok(mut prover) = prover() else { return Ok(None) };
     let report = prover.prove(law, |_| {}).map_err(unable)?;
     match (report.violated(), report.undecided()) {
-        (0, 0) => Ok(Some("proved by cvc5".into())),
+        (0, 0) => Ok(Some(format!("proved by {}", report.solver))),
         (0, unknown) => Err(CliError::Unable(format!("not locked: the solver left {unknown} open; `byoa policy prove` shows them"))),
         (wrong, _) => Err(CliError::Found(format!("not locked: {wrong} violated; `byoa policy prove` shows them"))),
     }

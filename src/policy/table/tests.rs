@@ -382,14 +382,14 @@ fn what_is_kept_has_bounds() {
     let many = |n: usize| (0..n).map(|i| format!("C{i}")).collect::<Vec<_>>().join(", ");
     let axis = |values: &str| with("context.fromBot: [true, false]", &format!("context.conversation: [{values}]"));
     let error = faults(&axis(&many(CASES_MAX)));
-    assert!(error.contains("more than 20000 cases in all tables"), "{error}");
+    assert!(error.contains("more than 10000 cases in all tables"), "{error}");
     // The bound is of all files together.
     let half = axis(&many(CASES_MAX / 4 - 1));
     let both = Tables::of_texts([("a.yaml", half.as_str()), ("b.yaml", half.as_str())]);
     assert!(both.unwrap_err().to_string().starts_with("b.yaml:"));
     let wide = (0..40).fold(String::new(), |all, n| format!("{all}      OrgAgent a{n}.org: [acme, globex]\n"));
     let error = faults(&with("      Org acme.suspended: [false]\n", &wide));
-    assert!(error.contains("more than 20000 cases"), "{error}");
+    assert!(error.contains("more than 10000 cases"), "{error}");
 }
 
 #[test]
