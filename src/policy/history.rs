@@ -110,21 +110,23 @@ impl Accepted {
     }
 }
 
-/// Puts a file in place whole: whoever reads sees the old one or the new one.
+/// Puts a file in place whole: whoever reads sees the old one or the new one. A link stays a link, and the file keeps its
+/// permissions.
 ///
 /// # Errors
 /// When the folder cannot be written to; the old file stays.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("."));
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // The name is one that readers of the folder pass over.
     let mut file = tempfile::Builder::new().prefix(".").suffix(".tmp").tempfile_in(dir)?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
-    if let Ok(old) = fs::metadata(path) {
-        file.as_file().set_permissions(old.permissions())?;
-    } else {
-        readable(file.as_file())?;
+    match fs::metadata(&path) {
+        Ok(old) => file.as_file().set_permissions(old.permissions())?,
+        Err(_) => readable(file.as_file())?,
     }
-    file.persist(path).map_err(|e| e.error)?;
+    file.persist(&path).map_err(|e| e.error)?;
     Ok(())
 }
 

@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use serde::Serialize;
+
 use super::Snapshot;
 use super::envelope::{self, ENVELOPE};
 use super::reach::{Clauses, Line};
@@ -12,8 +14,9 @@ use super::sample::Sampler;
 /// Requests that are tried where types alone do not settle a line.
 pub const SAMPLES: u64 = 4_000;
 
-/// Whether requests of one line are permitted.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+/// How much of a kind of request, or of one line of it, is permitted.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     /// None is.
     Never,

@@ -15,6 +15,7 @@ use thiserror::Error;
 
 use super::case::Case;
 use super::decide::Ruling;
+pub use super::matrix::Verdict;
 use super::vocabulary::Environment;
 use crate::domain::reason::ReasonCode;
 
@@ -82,28 +83,6 @@ impl fmt::Display for Check {
             Self::Dead => "not dead",
             Self::Redundant => "not redundant",
             Self::Reach => "permitted",
-        })
-    }
-}
-
-/// How much of a kind of request is permitted.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Verdict {
-    /// None of it.
-    Never,
-    /// Some of it.
-    Sometimes,
-    /// All of it.
-    Always,
-}
-
-impl fmt::Display for Verdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Never => "never",
-            Self::Sometimes => "sometimes",
-            Self::Always => "always",
         })
     }
 }

@@ -1,13 +1,12 @@
 //! `byoa policy fmt`: puts policy files into the one layout, each whole or not at all.
 
-use std::fs;
-use std::io::Write as _;
 use std::path::Path;
 
 use super::check::block;
 use super::{CliError, Place, refused};
 use crate::cli::show::counted;
 use crate::policy::format;
+use crate::policy::history::replace;
 
 pub(super) fn run(place: &Place, check: bool) -> Result<(), CliError> {
     let laid = format::folder(&place.dir).map_err(|e| refused(&e))?;
@@ -25,7 +24,8 @@ pub(super) fn run(place: &Place, check: bool) -> Result<(), CliError> {
                 if check {
                     anstream::print!("{}", difference(&file.file, &file.old, &new));
                 } else {
-                    replace(Path::new(&file.file), &new).map_err(|e| CliError::Unable(format!("{}: cannot be written: {e}", file.file)))?;
+                    replace(Path::new(&file.file), new.as_bytes())
+                        .map_err(|e| CliError::Unable(format!("{}: cannot be written: {e}", file.file)))?;
                     anstream::println!("{}", file.file);
                 }
             }
@@ -35,20 +35,6 @@ pub(super) fn run(place: &Place, check: bool) -> Result<(), CliError> {
     let left = if faults == 0 { String::new() } else { format!(", {faults} left as they are") };
     anstream::println!("{changed} of {} {would}{left}", counted(files, "file"));
     if faults > 0 || (check && changed > 0) { Err(CliError::Found(String::new())) } else { Ok(()) }
-}
-
-/// Puts another text into a file at once: whoever reads it sees the old one or the new one. A link stays a link, and the
-/// file keeps its permissions.
-fn replace(file: &Path, text: &str) -> std::io::Result<()> {
-    let file = fs::canonicalize(file)?;
-    let folder = file.parent().unwrap_or(Path::new("."));
-    // The name is one that readers of the folder pass over.
-    let mut new = tempfile::Builder::new().prefix(".byoa-fmt-").suffix(".tmp").tempfile_in(folder)?;
-    new.write_all(text.as_bytes())?;
-    new.as_file().set_permissions(fs::metadata(&file)?.permissions())?;
-    new.as_file().sync_all()?;
-    new.persist(&file).map_err(|e| e.error)?;
-    Ok(())
 }
 
 /// Lines around a change that are shown with it.
@@ -142,6 +128,8 @@ fn between<'l>(gone: &[&'l str], come: &[&'l str], all: &mut Vec<(char, &'l str)
 mod tests {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -186,7 +174,7 @@ mod tests {
         fs::write(&file, "old").unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
         symlink("a.cedar", &link).unwrap();
-        replace(&link, "new").unwrap();
+        replace(&link, b"new").unwrap();
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(fs::read_to_string(&file).unwrap(), "new");
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o640);

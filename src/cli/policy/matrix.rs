@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 
 use super::{CliError, MatrixFormat, Place};
 use crate::policy::matrix::{Cell, SAMPLES, Verdict};
-use crate::policy::prove::Verdict as Proved;
 use crate::policy::reach::Line;
 
 const HEAD: &str = "\
@@ -19,11 +18,10 @@ pub(super) fn run(place: &Place, format: MatrixFormat, check: Option<&Path>) -> 
     let law = place.snapshot()?;
     // Where this build has a prover and this machine a solver, what samples leave open is proved.
     let prover = RefCell::new(super::prove::prover().ok());
-    let ask = |line: &Line| match prover.borrow_mut().as_mut()?.verdict(&law, &line.environment).ok()? {
-        Proved::Never => Some(Verdict::Never),
-        Proved::Always => Some(Verdict::Always),
-        // Of a kind of request, which says nothing of one role.
-        Proved::Sometimes => line.role.is_none().then_some(Verdict::Sometimes),
+    let ask = |line: &Line| {
+        let verdict = prover.borrow_mut().as_mut()?.verdict(&law, &line.environment).ok()?;
+        // That some requests of a kind are permitted says nothing of one role.
+        (verdict != Verdict::Sometimes || line.role.is_none()).then_some(verdict)
     };
     let cells = law.matrix(Some(&ask));
     let Some(file) = check else {

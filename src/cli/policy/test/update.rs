@@ -1,38 +1,26 @@
 //! `byoa policy test --update`: the answers into the rows that are wrong. The file is replaced whole, so that a gateway that
 //! watches it never reads half of it.
 
-use std::fs;
-use std::io::Write as _;
 use std::path::Path;
 
 use serde_json::{Value, json};
 
 use super::super::{CliError, TestFormat};
 use super::{answer, counted};
+use crate::policy::history::replace;
 use crate::policy::table::{Kept, Rewritten, Run, Tables};
 
 pub(super) fn update(tables: &Tables, run: &Run, format: TestFormat) -> Result<(), CliError> {
     let (files, kept) = tables.updated(run);
     for file in &files {
-        replace(Path::new(&file.file), &file.text).map_err(|e| CliError::Unable(format!("{} cannot be written: {e}", file.file)))?;
+        replace(Path::new(&file.file), file.text.as_bytes())
+            .map_err(|e| CliError::Unable(format!("{} cannot be written: {e}", file.file)))?;
     }
     match format {
         TestFormat::Json => anstream::println!("{}", json(&files, &kept)),
         TestFormat::Human | TestFormat::Junit => anstream::println!("{}", human(&files, &kept)),
     }
     if kept.is_empty() { Ok(()) } else { Err(CliError::Found(format!("{} left as it is", counted(kept.len(), "wrong row")))) }
-}
-
-fn replace(file: &Path, text: &str) -> std::io::Result<()> {
-    // A link stays one.
-    let file = fs::canonicalize(file)?;
-    let folder = file.parent().unwrap_or(Path::new("."));
-    let mut new = tempfile::Builder::new().prefix(".byoa-").suffix(".tmp").tempfile_in(folder)?;
-    new.write_all(text.as_bytes())?;
-    new.as_file().sync_all()?;
-    new.as_file().set_permissions(fs::metadata(&file)?.permissions())?;
-    new.persist(&file).map_err(|e| e.error)?;
-    Ok(())
 }
 
 fn human(files: &[Rewritten], kept: &[Kept]) -> String {
