@@ -104,6 +104,8 @@ def config(folder, port):
 
 
 class Bench:
+    cores = "0"  # the server's
+
     def __init__(self, args):
         self.args = args
         self.target = pathlib.Path(args.target)
@@ -136,7 +138,7 @@ class Bench:
         argv, env = self.command(name)
         with open(self.out / f"{name}.log", "w") as log:
             process = subprocess.Popen(
-                ["taskset", "-c", "0", *argv], stdout=log, stderr=log, env=os.environ | env, cwd=self.folder
+                ["taskset", "-c", self.cores, *argv], stdout=log, stderr=log, env=os.environ | env, cwd=self.folder
             )
         try:
             self.wait_until_it_listens(name, process)

@@ -1,9 +1,9 @@
 """What a reload of ten thousand policies does to webhooks that come in meanwhile.
 
-    cargo build --release --locked --bin byoa --example rate && python3 benches/reload.py [--rounds 3] [--seconds 10]
+    cargo build --release --locked --bin byoa --example rate && python3 benches/reload.py [--rounds 3] [--seconds 10] [--cores 0]
 
-The gateway has core 0, its reloads included; the load comes from core 1 at a constant rate, open-loop, and its latency counts
-from the time a request was due. Turns are interleaved: with no edit, and with an edit every two seconds, each of which the
+The gateway has the cores it is given, its reloads included; the load comes from core 1 at a constant rate, open-loop, and its
+latency counts from the time a request was due. Turns are interleaved: with no edit, and with an edit every two seconds, each of which the
 gateway reads, validates, indexes and swaps while it answers. A turn counts only if its edits were taken.
 """
 
@@ -40,6 +40,7 @@ class Reload(bench.Bench):
 
     def __init__(self, args):
         super().__init__(args)
+        self.cores = args.cores
         self.policies = self.out / "policies"
         shutil.rmtree(self.policies, ignore_errors=True)
         shutil.copytree(bench.HERE.parent / "policies/platform", self.policies / "platform")
@@ -89,6 +90,7 @@ def main():
     parser.add_argument("--seconds", type=int, default=10)
     parser.add_argument("--rate", type=int, default=4_000)
     parser.add_argument("--policies", type=int, default=10_000)
+    parser.add_argument("--cores", default="0,1")
     parser.add_argument("--port", type=int, default=18_080)
     args = parser.parse_args()
     args.stand_in = False
