@@ -251,6 +251,11 @@ impl Sources {
         &self.version
     }
 
+    /// How large the policies are together.
+    pub(super) fn bytes(&self) -> usize {
+        self.files.iter().map(|f| f.text.len()).sum()
+    }
+
     /// The same as if there were no lock: what a new one is made of.
     pub fn without_lock(mut self) -> Self {
         self.lock = None;

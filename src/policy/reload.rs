@@ -34,8 +34,11 @@ const SETTLE: Duration = Duration::from_millis(250);
 const SETTLE_MAX: Duration = Duration::from_secs(5);
 /// Ids and faults that one audit line lists.
 const LISTED_MAX: usize = 50;
-/// How much the threads that read and build give way to those that answer requests.
+/// How much the threads that read and build a set give way to those that answer requests.
 const NICE: i32 = 10;
+/// A set larger than this is seconds of work: it is read and built only when nothing else wants the processor, since a thread
+/// that is merely nice keeps a request waiting for a slice of the scheduler, and a request meets several threads.
+const LARGE_BYTES: usize = 256 * 1024;
 
 /// Why the set on disk is not the one in force.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -124,6 +127,8 @@ pub struct Reloader {
 pub struct Done {
     live: Option<Seen>,
     shadow: Option<Seen>,
+    /// Whether the set that was read last is large.
+    large: bool,
 }
 
 impl Reloader {
@@ -136,6 +141,7 @@ impl Reloader {
         let line = self.line("done", None, snapshot.version(), json!({"trigger": "start", "policies": snapshot.policies(), "rows": rows}));
         self.store.audit(vec![line]).await?;
         self.done.live = Some(Seen::Content(sources.digest));
+        self.done.large = sources.bytes() > LARGE_BYTES;
         self.status.change(|s| s.rows = rows);
         self.metrics.policies_in_force(snapshot.version(), self.clock.now().secs());
         self.keep(sources, snapshot.policies()).await;
@@ -183,6 +189,9 @@ impl Reloader {
         let began = Instant::now();
         let read = self.read().await;
         let read_took = began.elapsed();
+        if let Ok(sources) = &read {
+            self.done.large = sources.bytes() > LARGE_BYTES;
+        }
         if self.done.live.as_ref() != Some(&Seen::of(&read)) {
             let settled = self.settle(read).await;
             self.reload(settled, trigger).await;
@@ -212,7 +221,7 @@ impl Reloader {
 
     async fn read(&self) -> Result<Sources, LoadError> {
         let terms = self.terms.clone();
-        aside(move || terms.read()).await.unwrap_or_else(|| Err(broke()))
+        aside(self.done.large, move || terms.read()).await.unwrap_or_else(|| Err(broke()))
     }
 
     /// Reads until two looks agree.
@@ -244,7 +253,7 @@ impl Reloader {
         let (began, now) = (Instant::now(), self.clock.now());
         let seen = Seen::of(&read);
         let (live, terms) = (self.engine.pin(), self.terms.clone());
-        let judged = aside(move || {
+        let judged = aside(self.done.large, move || {
             let sources = read?;
             let passed = terms.accept(&sources, now)?;
             let changes = changes(&live, &passed.snapshot);
@@ -287,7 +296,7 @@ impl Reloader {
         self.status.change(|s| (s.rejected, s.rows) = (None, rows));
         tracing::info!(%version, from = %live.version(), policies, rows, took_ms, trigger, "policies in force");
         // Whoever let go of it last would free every policy of it; that is no work for a request.
-        let _ = aside(move || drop((live, old))).await;
+        let _ = aside(self.done.large, move || drop((live, old))).await;
         true
     }
 
@@ -317,7 +326,7 @@ impl Reloader {
         let terms = Terms { dir, require_lock: false, gate_tables: false, ..self.terms.clone() };
         let now = self.clock.now();
         let known = self.done.shadow.clone();
-        let loaded = aside(move || {
+        let loaded = aside(self.done.large, move || {
             let read = terms.read();
             let seen = Seen::of(&read);
             if known.as_ref() == Some(&seen) {
@@ -344,7 +353,7 @@ impl Reloader {
 
     async fn keep(&self, sources: Sources, policies: usize) {
         let (history, now) = (self.history.clone(), self.clock.now());
-        let kept = aside(move || history.keep(&sources, policies, now)).await;
+        let kept = aside(self.done.large, move || history.keep(&sources, policies, now)).await;
         if let Some(Err(error)) = kept {
             tracing::warn!(error = %error, "the accepted policies could not be kept: `byoa policy rollback` will not know them");
         }
@@ -427,10 +436,10 @@ fn broke() -> LoadError {
 
 /// Runs on a thread of its own that gives way to every other: ten thousand policies are a second of work, and requests go
 /// first. `None` when it panicked.
-async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+async fn aside<T: Send + 'static>(large: bool, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     let (done, result) = oneshot::channel();
     let spawned = std::thread::Builder::new().name("policies".into()).spawn(move || {
-        give_way();
+        give_way(large);
         let _ = done.send(work());
     });
     match spawned {
@@ -442,10 +451,52 @@ async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> 
     }
 }
 
-/// On Linux niceness is a thread's own (setpriority(2), "C library/kernel differences").
-fn give_way() {
+/// On Linux niceness and the scheduling class are a thread's own (setpriority(2), "C library/kernel differences"; sched(7)).
+fn give_way(large: bool) {
     #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE) {
-        tracing::debug!(error = %error, "the policies' thread keeps its priority");
+    {
+        use thread_priority::unix::{NormalThreadSchedulePolicy, ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id};
+        let done = if large {
+            let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
+            set_thread_priority_and_policy(thread_native_id(), thread_priority::ThreadPriority::Min, idle).map_err(|e| format!("{e:?}"))
+        } else {
+            rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE).map_err(|e| e.to_string())
+        };
+        if let Err(error) = done {
+            tracing::debug!(%error, "the policies' thread keeps its priority");
+        }
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    /// Niceness and scheduling policy of the thread that asks, by proc_pid_stat(5); 5 is SCHED_IDLE.
+    fn standing() -> (i32, i32) {
+        let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+        let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+        (fields[16].parse().unwrap(), fields[38].parse().unwrap())
+    }
+
+    #[tokio::test]
+    async fn whoever_builds_a_set_gives_way() {
+        let own = standing();
+        assert_eq!(aside(false, standing).await, Some((NICE.max(own.0), 0)));
+        assert_eq!(aside(true, standing).await.map(|(_, policy)| policy), Some(5));
+        assert_eq!(standing(), own, "the thread that asked stays what it was");
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_breaks_is_no_answer() {
+        assert_eq!(
+            aside(false, || {
+                if standing().1 < 9 {
+                    panic!("planned")
+                }
+            })
+            .await,
+            None
+        );
     }
 }
