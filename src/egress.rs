@@ -3,6 +3,8 @@
 //! Order: idempotency, destination, rollout, credential, render, send, receipt, record. No lease, no request, no socket: a
 //! refused send never reaches a token. Floor 7.
 
+mod call;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,20 +17,20 @@ use crate::credentials::{self, CredentialLease};
 use crate::crypto::sha256;
 use crate::domain::clock::Clock;
 use crate::domain::ids::{InstallationId, MessageId, RequestId, SessionId};
-use crate::domain::installation::{Installation, InstallationStatus};
-use crate::domain::message::{OutboundMessage, SendReceipt};
+use crate::domain::installation::Installation;
+use crate::domain::message::OutboundMessage;
 use crate::domain::reason::{Failure, ReasonCode, Stop};
 use crate::domain::record::{AuditRecord, Decision};
 use crate::policy::{Denied, Engine, Snapshot};
 use crate::providers;
 use crate::routing;
 use crate::store::directory::{Directory, Kept};
-use crate::store::{Change, FinishedSend, NewSend, Resource, SendStart, Store};
+use crate::store::{FinishedSend, NewSend, SendStart, Store};
 use crate::telemetry::metrics::Metrics;
-use crate::transport::{Transport, TransportError};
+use crate::transport::Transport;
 use crate::vault::Vault;
 use crate::wire::problem::problem;
-use crate::wire::{WireRequest, WireResponse};
+use call::Call;
 
 /// Everything the pipeline needs. Cheap to clone.
 #[derive(Clone)]
@@ -251,55 +253,12 @@ impl Egress {
     }
 
     async fn leave(&self, directory: &Directory, lease: &CredentialLease, message: &OutboundMessage) -> Result<Receipt, Ended> {
-        let installation = lease.installation();
-        let provider = providers::of(installation.provider);
-        let api_base = self.providers.api_base(installation.provider);
-        let wire: WireRequest =
-            lease.with_token(&self.vault, directory, |token| provider.render(message, &installation.account, token, api_base))?;
-        let sent = self.transport.send(wire, self.limits.provider_timeout_ms, self.limits.provider_answer_bytes_max).await;
-        let response: WireResponse = sent.map_err(|e| unsent(&e))?;
-        if (300..400).contains(&response.status) {
-            let mut ended = Ended::new(ReasonCode::EgressProviderRedirect, "the provider's address answered with a redirect");
-            ended.left = true;
-            return Err(ended);
-        }
-        let (code, detail, retry_after_s, left) = match provider.read_receipt(&response) {
-            SendReceipt::Sent { provider_message_id } => return Ok(Receipt { provider_message_id }),
-            SendReceipt::RateLimited { retry_after_s, error } => {
-                (ReasonCode::EgressRateLimited, error, Some(retry_after_s.unwrap_or(1)), false)
-            }
-            SendReceipt::Rejected { error } => (ReasonCode::EgressProviderRejected, error, None, true),
-            SendReceipt::Unknown { error } => (ReasonCode::EgressOutcomeUnknown, error, None, true),
-            SendReceipt::Unavailable { error } => (ReasonCode::EgressProviderUnavailable, error, Some(5), false),
-            SendReceipt::CredentialDead { error } => {
-                self.degrade(installation).await;
-                (ReasonCode::EgressCredentialInvalid, error, None, true)
-            }
-        };
-        Err(Ended { stop: code.into(), detail, retry_after_s, left })
-    }
-
-    /// The provider says the credential is dead: the installation hears on and sends no more until an operator acts.
-    async fn degrade(&self, installation: &Installation) {
-        let mut degraded = installation.clone();
-        degraded.status = InstallationStatus::Degraded;
-        let now = self.clock.now();
-        let line = AuditRecord {
-            at: now,
-            actor: "gateway".into(),
-            action: "installation.degrade",
-            target: installation.id.to_string(),
-            org: Some(installation.org.clone()),
-            outcome: "done",
-            code: Some(ReasonCode::EgressCredentialInvalid),
-            decision: None,
-            request: None,
-            detail: None,
-        };
-        tracing::error!(installation = %installation.id, "the provider refuses the credential; connect the installation again");
-        if let Err(error) = self.store.apply(vec![Change::Put(Box::new(Resource::Installation(degraded)), vec![])], vec![line], now).await {
-            tracing::error!(installation = %installation.id, error = %error, "could not be marked degraded");
-        }
+        let provider = providers::of(lease.installation().provider);
+        let call = Call { method: provider.send_method(), conversation: Some(&message.conversation) };
+        let response = self
+            .call(directory, lease, &call, |installation, token, api_base| provider.render(message, &installation.account, token, api_base))
+            .await?;
+        self.heed(lease, &call, provider.read_receipt(&response)).await
     }
 
     async fn finish(
@@ -383,19 +342,6 @@ impl Egress {
             }
         }
     }
-}
-
-fn unsent(error: &TransportError) -> Ended {
-    if error.may_have_left() {
-        let detail = "the request left and no usable answer came; look before you send it again";
-        return Ended { left: true, ..Ended::new(ReasonCode::EgressOutcomeUnknown, detail) };
-    }
-    let detail = match error {
-        TransportError::NotSent(why) => format!("the provider could not be reached: {why}"),
-        TransportError::DialForbidden => "the provider's address may not be dialled".to_owned(),
-        _ => "the provider did not take the connection in time".to_owned(),
-    };
-    Ended { retry_after_s: Some(5), ..Ended::new(ReasonCode::EgressProviderUnavailable, detail) }
 }
 
 /// The agent hears the code; what failed inside is told to the log, here and once.

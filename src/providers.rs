@@ -230,6 +230,9 @@ pub trait Provider: Send + Sync {
         serde_json::from_slice(raw).unwrap_or_default()
     }
 
+    /// The provider's name of what [`Provider::render`] calls, as in `chat.postMessage`.
+    fn send_method(&self) -> &'static str;
+
     /// Builds the provider's send request.
     ///
     /// # Errors

@@ -115,6 +115,10 @@ impl Provider for Slack {
         value
     }
 
+    fn send_method(&self) -> &'static str {
+        "chat.postMessage"
+    }
+
     fn render(
         &self,
         message: &OutboundMessage,

@@ -77,6 +77,10 @@ impl Provider for Telegram {
         body::read(body).map(|event| Parsed::Events(vec![event]))
     }
 
+    fn send_method(&self) -> &'static str {
+        "sendMessage"
+    }
+
     fn render(
         &self,
         message: &OutboundMessage,

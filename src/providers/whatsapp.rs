@@ -113,6 +113,10 @@ impl Provider for WhatsApp {
         body::read(body).map(Parsed::Events)
     }
 
+    fn send_method(&self) -> &'static str {
+        "messages"
+    }
+
     fn render(
         &self,
         message: &OutboundMessage,
