@@ -52,6 +52,7 @@ reasons! {
     CredentialsCrossOwner "credentials.cross_owner" 403 false "The credential belongs to another owner or org than the installation.";
     CredentialsFallbackNotOptedIn "credentials.fallback_not_opted_in" 403 false "The org did not opt in to platform fallback for this provider.";
     CredentialsPlatformFallbackDenied "credentials.platform_fallback_denied" 403 false "Platform fallback was asked for and is not open to this org: no platform binding allows it.";
+    CredentialsMethodNotAllowed "credentials.method_not_allowed" 403 false "The provider's method is none of those that agents may call.";
     CredentialsAbsent "credentials.absent" 403 false "The installation has no credential.";
     CredentialsRevoked "credentials.revoked" 403 false "The installation's credential was revoked.";
     CredentialsUnavailable "credentials.unavailable" 503 true "The installation's credential could not be opened.";

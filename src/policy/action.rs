@@ -9,7 +9,7 @@ use cedar_policy::RestrictedExpression as Value;
 use super::decide::Cache;
 use super::entities::{Question, Slice, Unfit};
 pub use crate::authn::principal::Role;
-use crate::domain::ids::{AgentId, InstallationId, OrgId};
+use crate::domain::ids::{AgentId, InstallationId, OrgId, ProfileId};
 use crate::domain::installation::{Ownership, ProviderKind};
 use crate::domain::reason::ReasonCode;
 use crate::domain::rollout::Flag;
@@ -69,6 +69,28 @@ pub struct InstallationFacts {
     pub active: bool,
     /// The org it answers for.
     pub org: OrgFacts,
+}
+
+/// One provider app.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct ProfileFacts {
+    /// Its identifier.
+    pub id: ProfileId,
+    /// The provider.
+    pub provider: ProviderKind,
+    /// The org whose app it is; none for the platform's.
+    pub owner: Option<OrgFacts>,
+}
+
+/// What a secret belongs to.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum SecretHolder {
+    /// A provider app: what proves its webhooks.
+    Profile(ProfileFacts),
+    /// An installation: what it sends with.
+    Installation(InstallationFacts),
+    /// An agent: what its deliveries are signed with, and what it calls with.
+    Agent(AgentFacts),
 }
 
 /// A program that answers people.
@@ -176,6 +198,57 @@ pub struct SendMessage {
     pub reply: bool,
 }
 
+/// May this agent call this method through this installation?
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct CallProviderMethod {
+    /// Who calls.
+    pub agent: AgentFacts,
+    /// Through what.
+    pub installation: InstallationFacts,
+    /// The provider's name of the method, as in `chat.postMessage`.
+    pub method: String,
+    /// Whether an enabled binding ties the two.
+    pub bound: bool,
+}
+
+/// May what this agent answers to an interaction go back to the provider while the person waits?
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct AnswerInteraction {
+    /// Where the interaction came in.
+    pub installation: InstallationFacts,
+    /// Who answers.
+    pub agent: AgentFacts,
+    /// `view_submission` or `block_suggestion`.
+    pub kind: &'static str,
+}
+
+/// May this operator put a new secret beside an old one?
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct RotateSecret {
+    /// Who asks.
+    pub operator: OperatorFacts,
+    /// Whose secret.
+    pub holder: SecretHolder,
+}
+
+/// May this operator end a secret at once?
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct RevokeSecret {
+    /// Who asks.
+    pub operator: OperatorFacts,
+    /// Whose secret.
+    pub holder: SecretHolder,
+}
+
+/// May this operator make everything of an org unreadable?
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct ShredOrg {
+    /// Who asks.
+    pub operator: OperatorFacts,
+    /// Whose.
+    pub org: OrgFacts,
+}
+
 /// May this installation use this credential?
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct UseCredential {
@@ -264,6 +337,72 @@ impl sealed::Ask for SendMessage {
     }
 }
 
+impl sealed::Ask for CallProviderMethod {
+    fn question(&self, mut slice: Slice<'_>) -> Result<Question, Unfit> {
+        let principal = slice.agent(&self.agent)?;
+        let resource = slice.installation(&self.installation)?;
+        let context = vec![("method", Value::new_string(self.method.clone())), ("bound", Value::new_bool(self.bound))];
+        slice.question(principal, Self::NAME, resource, context)
+    }
+
+    fn cache(caches: &Caches) -> &Cache<Self> {
+        &caches.call_provider_method
+    }
+
+    fn bytes(&self) -> usize {
+        self.method.len()
+    }
+}
+
+impl sealed::Ask for AnswerInteraction {
+    fn question(&self, mut slice: Slice<'_>) -> Result<Question, Unfit> {
+        let principal = slice.installation(&self.installation)?;
+        let resource = slice.agent(&self.agent)?;
+        let context = vec![("kind", slice.names.interaction_kind.value(self.kind))];
+        slice.question(principal, Self::NAME, resource, context)
+    }
+
+    fn cache(caches: &Caches) -> &Cache<Self> {
+        &caches.answer_interaction
+    }
+}
+
+impl sealed::Ask for RotateSecret {
+    fn question(&self, mut slice: Slice<'_>) -> Result<Question, Unfit> {
+        let principal = slice.operator(&self.operator)?;
+        let resource = slice.secret_holder(&self.holder)?;
+        slice.question(principal, Self::NAME, resource, vec![])
+    }
+
+    fn cache(caches: &Caches) -> &Cache<Self> {
+        &caches.rotate_secret
+    }
+}
+
+impl sealed::Ask for RevokeSecret {
+    fn question(&self, mut slice: Slice<'_>) -> Result<Question, Unfit> {
+        let principal = slice.operator(&self.operator)?;
+        let resource = slice.secret_holder(&self.holder)?;
+        slice.question(principal, Self::NAME, resource, vec![])
+    }
+
+    fn cache(caches: &Caches) -> &Cache<Self> {
+        &caches.revoke_secret
+    }
+}
+
+impl sealed::Ask for ShredOrg {
+    fn question(&self, mut slice: Slice<'_>) -> Result<Question, Unfit> {
+        let principal = slice.operator(&self.operator)?;
+        let resource = slice.org(&self.org)?;
+        slice.question(principal, Self::NAME, resource, vec![])
+    }
+
+    fn cache(caches: &Caches) -> &Cache<Self> {
+        &caches.shred_org
+    }
+}
+
 impl sealed::Ask for UseCredential {
     fn question(&self, mut slice: Slice<'_>) -> Result<Question, Unfit> {
         let principal = slice.installation(&self.installation)?;
@@ -325,6 +464,26 @@ impl Action for SendMessage {
     const NAME: &'static str = "SendMessage";
 }
 
+impl Action for CallProviderMethod {
+    const NAME: &'static str = "CallProviderMethod";
+}
+
+impl Action for AnswerInteraction {
+    const NAME: &'static str = "AnswerInteraction";
+}
+
+impl Action for RotateSecret {
+    const NAME: &'static str = "RotateSecret";
+}
+
+impl Action for RevokeSecret {
+    const NAME: &'static str = "RevokeSecret";
+}
+
+impl Action for ShredOrg {
+    const NAME: &'static str = "ShredOrg";
+}
+
 impl Action for UseCredential {
     const NAME: &'static str = "UseCredential";
 }
@@ -371,6 +530,11 @@ macro_rules! operator_questions {
         pub struct Caches {
             route_message: Cache<RouteMessage>,
             send_message: Cache<SendMessage>,
+            call_provider_method: Cache<CallProviderMethod>,
+            answer_interaction: Cache<AnswerInteraction>,
+            rotate_secret: Cache<RotateSecret>,
+            revoke_secret: Cache<RevokeSecret>,
+            shred_org: Cache<ShredOrg>,
             use_credential: Cache<UseCredential>,
             use_fallback: Cache<UseFallback>,
             enter_rollout: Cache<EnterRollout>,
@@ -390,4 +554,6 @@ operator_questions! {
     ReadAudit in read_audit;
     /// May this operator make up a webhook?
     SimulateWebhook in simulate_webhook;
+    /// May this operator wrap everything sealed under a new master key?
+    RotateKeys in rotate_keys;
 }

@@ -6,7 +6,7 @@ use std::fmt;
 
 use cedar_policy::{Context, Entity, EntityId, EntityTypeName, EntityUid, RestrictedExpression as Value};
 
-use super::action::{AgentFacts, CredentialFacts, FlagFacts, InstallationFacts, OperatorFacts, OrgFacts};
+use super::action::{AgentFacts, CredentialFacts, FlagFacts, InstallationFacts, OperatorFacts, OrgFacts, ProfileFacts, SecretHolder};
 use crate::domain::ids::OrgId;
 use crate::domain::installation::Ownership;
 
@@ -70,8 +70,11 @@ names! {
     freshness "Freshness",
     conversation_kind "ConversationKind",
     event_type "EventType",
+    interaction_kind "InteractionKind",
     gateway "Gateway",
     org "Org",
+    platform_profile "PlatformProfile",
+    byoa_profile "ByoaProfile",
     platform_installation "PlatformInstallation",
     byoa_installation "ByoaInstallation",
     platform_credential "PlatformCredential",
@@ -109,6 +112,28 @@ impl<'n> Slice<'n> {
         let opted_in = org.fallback_opt_in.iter().map(|p| self.names.provider.value(p.as_str()));
         let attributes = [("suspended", Value::new_bool(org.suspended)), ("fallbackOptIn", Value::new_set(opted_in))];
         self.add(self.names.org.uid(org.id.as_str()), attributes, None)
+    }
+
+    /// Adds a provider app and the org whose it is.
+    pub fn profile(&mut self, profile: &ProfileFacts) -> Result<EntityUid, Unfit> {
+        let provider = ("provider", self.names.provider.value(profile.provider.as_str()));
+        match &profile.owner {
+            None => self.add(self.names.platform_profile.uid(profile.id.as_str()), [provider], None),
+            Some(org) => {
+                let org = self.org(org)?;
+                let attributes = [provider, ("org", Value::new_entity_uid(org.clone()))];
+                self.add(self.names.byoa_profile.uid(profile.id.as_str()), attributes, Some(org))
+            }
+        }
+    }
+
+    /// Adds whatever holds the secret that is asked about.
+    pub fn secret_holder(&mut self, holder: &SecretHolder) -> Result<EntityUid, Unfit> {
+        match holder {
+            SecretHolder::Profile(profile) => self.profile(profile),
+            SecretHolder::Installation(installation) => self.installation(installation),
+            SecretHolder::Agent(agent) => self.agent(agent),
+        }
     }
 
     /// Adds an installation and the org it answers for.

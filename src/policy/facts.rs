@@ -1,10 +1,10 @@
 //! From what operators declared to what policies may know of it, so that every question about one thing states the same
 //! facts. Reads the directory it is handed, decides nothing. Floor 5.
 
-use super::action::{AgentFacts, FlagFacts, InstallationFacts, OrgFacts};
+use super::action::{AgentFacts, FlagFacts, InstallationFacts, OrgFacts, ProfileFacts};
 use crate::crypto::sha256;
 use crate::domain::ids::OrgId;
-use crate::domain::installation::{Agent, Installation, Ownership, ProviderKind};
+use crate::domain::installation::{Agent, AppProfile, Installation, Ownership, ProviderKind};
 use crate::store::directory::Directory;
 
 /// What the policies may know of an org. One that is not declared is as good as suspended.
@@ -25,6 +25,15 @@ pub fn installation(directory: &Directory, installation: &Installation) -> Insta
         active: installation.status.hears(),
         org: org(directory, &installation.org),
     }
+}
+
+/// What the policies may know of a provider app.
+pub fn profile(directory: &Directory, profile: &AppProfile) -> ProfileFacts {
+    let owner = match &profile.owner {
+        Ownership::Platform => None,
+        Ownership::Org(id) => Some(org(directory, id)),
+    };
+    ProfileFacts { id: profile.id.clone(), provider: profile.provider, owner }
 }
 
 /// What the policies may know of an agent.

@@ -201,6 +201,8 @@ mod with_a_solver {
         envelope: OrgAgent SendMessage PlatformInstallation: planted: asked again, policy.outside_envelope
         redundant: every kind of request: send.byoa
         redundant: every kind of request: send.platform.org-agent
+        redundant: every kind of request: call.byoa
+        redundant: every kind of request: call.platform.org-agent
         ");
     }
 

@@ -24,6 +24,7 @@ macro_rules! shipped {
 shipped! {
     "platform/10-routing.cedar",
     "platform/20-sending.cedar",
+    "platform/25-methods.cedar",
     "platform/30-credentials.cedar",
     "platform/40-rollout.cedar",
     "platform/50-operators.cedar",
@@ -31,6 +32,7 @@ shipped! {
     "platform/90-guards.cedar",
     "tables/10-routing.yaml",
     "tables/20-sending.yaml",
+    "tables/25-methods.yaml",
     "tables/30-credentials.yaml",
     "tables/35-fallback.yaml",
     "tables/40-rollout.yaml",
