@@ -16,7 +16,7 @@ use crate::crypto::sha256;
 use crate::domain::clock::Clock;
 use crate::domain::ids::{EventId, OrgId};
 use crate::domain::installation::AppProfile;
-use crate::domain::reason::{ReasonCode, Refusal, Stop};
+use crate::domain::reason::{Failure, ReasonCode, Refusal, Stop};
 use crate::domain::record::{Decision, RefusalRecord};
 use crate::domain::session::SessionKey;
 use crate::policy::{Denied, Engine, Snapshot};
@@ -88,6 +88,11 @@ impl Ingress {
         let body_bytes_max = within_limits(head, &identified).map_err(refuse)?;
         if !self.store.has_room() {
             return Err(refuse(ReasonCode::IngressOverloaded));
+        }
+        if identified.provider().edge().signs_time && self.clock.is_suspect() {
+            return Err(stop(
+                Failure::new(ReasonCode::ClockSuspect, "signed times are not judged until the clock is believed again").into(),
+            ));
         }
         let headers = identified.inspect(head, &self.vault, head.received).map_err(stop)?;
         let body = body.read(body_bytes_max).await.map_err(refuse)?;
@@ -179,7 +184,7 @@ impl Ingress {
         }
         let refused: Vec<ReasonCode> = request.refusals.iter().map(|r| r.code).collect();
         let request_id = request.request.clone();
-        let acceptances = self.store.accept_inbound(request).await.map_err(crate::domain::reason::Failure::from)?;
+        let acceptances = self.store.accept_inbound(request).await.map_err(Failure::from)?;
         let mode = Some(profile.owner.mode());
         for acceptance in acceptances {
             match acceptance {

@@ -102,6 +102,8 @@ reasons! {
     IngressSelfAuthored "ingress.self_authored" 200 false "The app wrote the message itself; delivering it would be a loop.";
     IngressHandshake "ingress.handshake" 200 false "The provider checked the address and was answered.";
 
+    ClockSuspect "clock.suspect" 503 true "The wall clock stepped by more than a minute; signed times are not judged until it is believed again.";
+
     RoutingNoRoute "routing.no_route" 200 false "No enabled binding hears this event.";
     StoreUnavailable "store.unavailable" 503 true "The store did not take the write.";
     StoreBusy "store.busy" 503 true "The store is locked by somebody else.";

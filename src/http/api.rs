@@ -54,17 +54,19 @@ pub(super) async fn healthz() -> Json<Value> {
     Json(json!({"status": "ok"}))
 }
 
-/// Ready: the store answers and the process is not draining.
+/// Ready: the store answers, the clock is believed and the process is not draining.
 pub(super) async fn readyz(State(rooms): State<Arc<Rooms>>) -> Response {
     let store = rooms.store.ping().await;
     let draining = *rooms.draining.borrow();
-    let ready = store.is_ok() && !draining;
+    let suspect = rooms.clock.is_suspect();
+    let ready = store.is_ok() && !draining && !suspect;
     let policy = rooms.engine.pin();
     let body = json!({
         "status": if ready { "ready" } else { "not_ready" },
         "store": if store.is_ok() { "ok" } else { "unavailable" },
         "policies": if rooms.standing.is_stale() { "stale" } else { "current" },
         "policy_version": policy.version(),
+        "clock": if suspect { "suspect" } else { "ok" },
         "draining": draining,
     });
     (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(body)).into_response()

@@ -6,6 +6,7 @@
 
 mod play;
 mod row;
+mod story;
 
 use std::collections::BTreeSet;
 
@@ -48,10 +49,10 @@ macro_rules! rows {
 rows! {
     row_001 row_002 row_003 row_004 row_005 row_006 row_007 row_008 row_009 row_010 row_011 row_012 row_013 row_014 row_015 row_016
     row_017 row_018 row_019 row_020 row_021 row_022 row_023 row_024 row_025 row_026 row_027 row_028 row_029 row_030 row_031 row_032
-    row_041 row_042 row_043 row_044 row_045 row_046 row_047
-    row_055 row_056 row_057 row_058 row_059 row_061
-    row_062 row_063 row_064 row_065 row_066 row_067 row_068 row_069 row_070 row_071 row_072 row_073 row_074 row_075 row_076 row_077
-    row_078 row_079 row_080 row_081 row_082 row_083
+    row_033 row_034 row_035 row_036 row_037 row_038 row_039 row_040 row_041 row_042 row_043 row_044 row_045 row_046 row_047 row_048
+    row_049 row_051 row_052 row_054 row_055 row_056 row_057 row_058 row_059 row_061 row_062 row_063 row_064 row_065 row_066 row_067
+    row_068 row_069 row_070 row_071 row_072 row_073 row_074 row_075 row_076 row_077 row_078 row_079 row_080 row_081 row_082 row_083
+    row_101 row_104 row_105 row_109 row_120 row_122
 }
 
 /// Every row of the matrix for every provider and mode it names is played, or stands in `not_here` with its reason; and

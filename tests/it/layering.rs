@@ -8,7 +8,8 @@ use std::path::Path;
 use byoa_gateway::domain::installation::ProviderKind;
 
 /// Files, or modules with all their files, that start a stopwatch, and why. Only durations: no decision may depend on them.
-const STOPWATCHES: [(&str, &str); 5] = [
+const STOPWATCHES: [(&str, &str); 6] = [
+    ("domain/clock", "how far the wall clock has run away from a steady one"),
     ("ingress", "how long requests and decisions take, for metrics"),
     ("policy/reload", "how long a reload takes, and when a folder that keeps changing is given up"),
     ("policy/prove", "how long proofs take, for whoever waits for them"),

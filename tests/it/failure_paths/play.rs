@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use byoa_gateway::config::Config;
 use byoa_gateway::domain::clock::Timestamp;
 use byoa_gateway::domain::installation::{Mode, ProviderKind};
 use byoa_gateway::providers::{self, Sample};
@@ -26,19 +27,20 @@ pub struct Played {
 
 pub async fn play(play: &Play) -> Played {
     match play.to.provider() {
-        Some(provider) => Stage::new(play, provider).play().await,
+        Some(provider) if play.steps.is_empty() => Stage::new(play, provider).play().await,
+        Some(provider) => super::story::tell(&Stage::new(play, provider)).await,
         None => process(play),
     }
 }
 
 /// What a request is made from: the app it is addressed to and the others.
-struct Stage<'p> {
-    play: &'p Play,
-    provider: ProviderKind,
-    own: App,
-    other: App,
-    platform: App,
-    acme: App,
+pub(super) struct Stage<'p> {
+    pub play: &'p Play,
+    pub provider: ProviderKind,
+    pub own: App,
+    pub other: App,
+    pub platform: App,
+    pub acme: App,
 }
 
 impl<'p> Stage<'p> {
@@ -48,7 +50,7 @@ impl<'p> Stage<'p> {
         Self { play, provider, own, other: world::globex(provider), platform, acme }
     }
 
-    fn app(&self, word: &str) -> &App {
+    pub(super) fn app(&self, word: &str) -> &App {
         match word {
             "own" => &self.own,
             "other" => &self.other,
@@ -59,7 +61,7 @@ impl<'p> Stage<'p> {
     }
 
     /// Puts in what rows name in braces.
-    fn fill(&self, text: &str) -> String {
+    pub(super) fn fill(&self, text: &str) -> String {
         let mut out = text.to_owned();
         for (word, app) in [("", &self.own), ("other.", &self.other), ("platform.", &self.platform), ("tenant.", &self.acme)] {
             for (name, value) in [
@@ -78,17 +80,25 @@ impl<'p> Stage<'p> {
         out.replace("{provider}", self.provider.as_str()).replace("{long}", &"A".repeat(600))
     }
 
-    fn filled(&self, value: &Value) -> Json {
-        let text = serde_json::to_string(value).unwrap();
+    pub(super) fn filled(&self, value: &Value) -> Json {
+        let mut text = serde_json::to_string(value).unwrap();
+        for (word, app) in [("", &self.own), ("other.", &self.other), ("platform.", &self.platform), ("tenant.", &self.acme)] {
+            text = text.replace(&format!("\"{{{word}account_json}}\""), &world::account_json(&app.external()).to_string());
+        }
         serde_json::from_str(&self.fill(&text)).unwrap()
     }
 
     /// The request of the row, and the body that was signed.
     fn request(&self, when: &When) -> Request {
-        let app = self.app(when.at.as_deref().unwrap_or("own"));
-        let (body, media_type) = self.body(when);
+        self.request_at(when, Timestamp::from_secs(NOW))
+    }
+
+    /// The same, said and signed at a time.
+    pub(super) fn request_at(&self, when: &When, now: Timestamp) -> Request {
+        let app = self.app(when.at.as_deref().or(when.app.as_deref()).unwrap_or("own"));
+        let (body, media_type) = self.body(when, now);
         let mut target = when.path.as_deref().map_or_else(|| app.path(), |p| self.fill(p));
-        let proof = self.proof(when, &body);
+        let proof = self.proof(when, &body, now);
         if let Some(query) = &when.query {
             let said = proof.last().map_or("", |(_, value)| value.as_str());
             target = format!("{target}?{}", self.fill(query).replace("{proof}", said));
@@ -132,20 +142,26 @@ impl<'p> Stage<'p> {
         request
     }
 
+    /// Where people talk.
+    pub(super) fn conversation(&self) -> &'static str {
+        match self.provider {
+            ProviderKind::Slack => "C00HELPDESK",
+            ProviderKind::Telegram => "5100000001",
+            ProviderKind::WhatsApp => "16505550123",
+        }
+    }
+
     /// The body as it is signed, and its media type.
-    fn body(&self, when: &When) -> (Vec<u8>, String) {
+    fn body(&self, when: &When, now: Timestamp) -> (Vec<u8>, String) {
+        let app = self.app(when.app.as_deref().unwrap_or("own"));
         let sample = Sample {
             kind: when.sample.as_deref().unwrap_or("message"),
-            account: &self.own.external(),
-            app_id: Some(self.own.app_id),
-            conversation: match self.provider {
-                ProviderKind::Slack => "C00HELPDESK",
-                ProviderKind::Telegram => "5100000001",
-                ProviderKind::WhatsApp => "16505550123",
-            },
+            account: &app.external(),
+            app_id: Some(app.app_id),
+            conversation: self.conversation(),
             text: "hello",
-            nonce: 71,
-            now: Timestamp::from_secs(NOW),
+            nonce: when.nonce.unwrap_or(71),
+            now,
         };
         let (body, media_type) = providers::of(self.provider).sample(&sample).expect("the provider makes up such a body");
         let mut body = match (&when.body, &when.body_hex, when.body_depth) {
@@ -170,8 +186,8 @@ impl<'p> Stage<'p> {
     }
 
     /// The headers that prove it, as the row wants them.
-    fn proof(&self, when: &When, body: &[u8]) -> Vec<(String, String)> {
-        let sign_with = when.sign_with.as_deref().unwrap_or("own");
+    fn proof(&self, when: &When, body: &[u8], now: Timestamp) -> Vec<(String, String)> {
+        let sign_with = when.sign_with.as_deref().or(when.app.as_deref()).unwrap_or("own");
         if sign_with == "nothing" {
             return Vec::new();
         }
@@ -182,7 +198,7 @@ impl<'p> Stage<'p> {
         };
         let timestamp = match when.timestamp.as_deref() {
             Some(text) => text.to_owned(),
-            None => (NOW + when.timestamp_offset_s).to_string(),
+            None => (now.secs() + when.timestamp_offset_s).to_string(),
         };
         let (name, default, signed) = match self.provider {
             ProviderKind::Slack => ("X-Slack-Signature", "v0={hex}", [b"v0:", timestamp.as_bytes(), b":", body].concat()),
@@ -211,9 +227,9 @@ impl<'p> Stage<'p> {
         headers
     }
 
-    async fn play(&self) -> Played {
+    /// The gateway that the row is played against, with the shipped policies and the row's over them.
+    pub(super) async fn start(&self, policies: &tempfile::TempDir, tweak: impl FnOnce(&mut Config)) -> TestGateway {
         let given = &self.play.given;
-        let policies = tempfile::tempdir().unwrap();
         let (platform, shipped) = (policies.path().join("platform"), here("policies/platform"));
         std::fs::create_dir(&platform).unwrap();
         for file in std::fs::read_dir(shipped).unwrap() {
@@ -221,13 +237,20 @@ impl<'p> Stage<'p> {
             std::fs::copy(file.path(), platform.join(file.file_name())).unwrap();
         }
         save(policies.path(), &given.policies);
-        let gateway = TestGateway::start_with(NOW, |config| {
+        TestGateway::start_with(NOW, |config| {
             let mut tree = serde_yaml::to_value(&*config).unwrap();
             lay(&mut tree, &Value::Mapping(given.config.clone()));
             *config = serde_yaml::from_value(tree).unwrap_or_else(|e| panic!("{}: config: {e}", self.play.name()));
             config.policies.dir = policies.path().to_owned();
+            tweak(config);
         })
-        .await;
+        .await
+    }
+
+    async fn play(&self) -> Played {
+        let given = &self.play.given;
+        let policies = tempfile::tempdir().unwrap();
+        let gateway = self.start(&policies, |_| {}).await;
         gateway.applied(&world::document(self.provider)).await;
         if !given.apply.is_null() {
             gateway.applied(&self.filled(&given.apply)).await;
@@ -279,7 +302,7 @@ impl<'p> Stage<'p> {
         Played { wrong, shown, answer }
     }
 
-    async fn operate(&self, gateway: &TestGateway, operate: &Operate) -> Response {
+    pub(super) async fn operate(&self, gateway: &TestGateway, operate: &Operate) -> Response {
         gateway.operate(&operate.method, &self.fill(&operate.path), &self.filled(&operate.document)).await
     }
 
@@ -429,7 +452,7 @@ fn edited(body: Vec<u8>, edits: &[(String, String)], fill: impl Fn(&str) -> Stri
     text.into_bytes()
 }
 
-fn lay(under: &mut Value, over: &Value) {
+pub(super) fn lay(under: &mut Value, over: &Value) {
     match (under, over) {
         (Value::Mapping(under), Value::Mapping(over)) => {
             for (key, value) in over {
@@ -529,7 +552,7 @@ fn short(row: &Json) -> Json {
     row
 }
 
-async fn audit(kept: &Kept, since: i64) -> Vec<String> {
+pub(super) async fn audit(kept: &Kept, since: i64) -> Vec<String> {
     let sql = format!("SELECT actor, action, target, org, outcome, code, detail_json FROM audit WHERE seq > {since} ORDER BY seq");
     let word = |v: &Json| v.as_str().unwrap_or("-").to_owned();
     let line = |r: &Json| {
@@ -540,13 +563,14 @@ async fn audit(kept: &Kept, since: i64) -> Vec<String> {
 }
 
 /// Without what differs from run to run: ids.
-fn redacted(text: &str) -> String {
+pub(super) fn redacted(text: &str) -> String {
     let mut out = text.to_owned();
     for prefix in ["evt_", "req_", "dec_", "ses_", "dlv_", "crd_", "msg_"] {
         let mut from = 0;
         while let Some(at) = out[from..].find(prefix).map(|at| from + at + prefix.len()) {
             let id = out[at..].chars().take_while(char::is_ascii_alphanumeric).count();
-            if id >= 20 {
+            // Decisions are counted, everything else has a time and a draw of lots in its id.
+            if id >= 20 || (prefix == "dec_" && id > 0) {
                 out.replace_range(at..at + id, "…");
             }
             from = at;

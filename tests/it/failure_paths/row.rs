@@ -51,7 +51,11 @@ pub struct Row {
     given: Mapping,
     #[serde(default)]
     when: Mapping,
+    #[serde(default)]
     expect: Mapping,
+    /// A row that takes more than one request: each step with what it must come to.
+    #[serde(default)]
+    steps: Vec<Step>,
     /// Variants by name; what a case says wins over what the row says.
     #[serde(default)]
     cases: Mapping,
@@ -68,6 +72,9 @@ struct Case {
     when: Mapping,
     #[serde(default)]
     expect: Mapping,
+    /// Its own steps instead of the row's.
+    #[serde(default)]
+    steps: Vec<Step>,
 }
 
 /// The state before.
@@ -90,7 +97,11 @@ pub struct Given {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct When {
+    /// Whose webhook it is, where it is not the own app's: addressed to that app, about its account, signed by it.
+    pub app: Option<String>,
     pub sample: Option<String>,
+    /// Makes the event's id another one.
+    pub nonce: Option<u64>,
     pub method: Option<String>,
     pub policies: Option<BTreeMap<String, String>>,
     pub at: Option<String>,
@@ -130,7 +141,85 @@ pub struct When {
 pub struct Operate {
     pub method: String,
     pub path: String,
+    #[serde(default)]
     pub document: Value,
+}
+
+/// One thing that happens in a story, and what must come of it. Exactly one of the first few words says what.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Step {
+    pub webhook: Option<When>,
+    pub send: Option<Send>,
+    pub operate: Option<Operate>,
+    pub get: Option<String>,
+    /// What the provider answers from here on.
+    pub provider: Option<ProviderSays>,
+    /// So many seconds pass.
+    pub wait_s: Option<i64>,
+    /// The wall clock is set by so many seconds while none pass.
+    pub clock_step_s: Option<i64>,
+    pub damage: Option<String>,
+    pub apply: Option<Value>,
+    /// The same request so many times at once.
+    pub at_once: Option<usize>,
+    pub expect: StepExpect,
+}
+
+/// An agent's message.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Send {
+    /// Whose agent: `tenant`, `other`; a token of nobody where it is `nobody`.
+    #[serde(rename = "as", default = "tenant")]
+    pub who: String,
+    /// The key; one of its own where it is left out.
+    pub key: Option<String>,
+    /// Fields over `{installation, conversation, text}`; null takes one away.
+    #[serde(default)]
+    pub body: Mapping,
+}
+
+fn tenant() -> String {
+    "tenant".to_owned()
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProviderSays {
+    pub status: u16,
+    #[serde(default)]
+    pub headers: Vec<(String, String)>,
+    #[serde(default)]
+    pub body: Value,
+}
+
+/// What a step must come to; what is left out is in the snapshot only.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StepExpect {
+    pub status: Option<u16>,
+    /// Of requests at once, sorted.
+    pub statuses: Option<Vec<u16>>,
+    /// The problem's code.
+    pub code: Option<String>,
+    /// The reason in the ingress metrics.
+    pub reason: Option<String>,
+    pub body: Option<String>,
+    pub says: Vec<String>,
+    pub silent_of: Vec<String>,
+    /// `Retry-After`, in seconds.
+    pub retry_after: Option<String>,
+    /// Rows by table, exactly.
+    pub writes: Option<BTreeMap<String, i64>>,
+    /// How often the provider was called, and with whose credential: `none`, `own`, `own own`.
+    pub calls: Option<String>,
+    /// Answered like an earlier step, whose number from 1 it is, to the byte but for ids of requests.
+    pub same_as: Option<usize>,
+    /// The first column of what a query finds, row by row.
+    pub finds: Vec<(String, Vec<String>)>,
+    /// Audit actions, in order.
+    pub audits: Option<Vec<String>>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -175,6 +264,7 @@ pub struct Play {
     pub given: Given,
     pub when: When,
     pub expect: Expect,
+    pub steps: Vec<Step>,
 }
 
 impl Play {
@@ -236,6 +326,7 @@ impl Row {
                         given: over(&self.given, &case.given, &at),
                         when: over(&self.when, &case.when, &at),
                         expect: over(&self.expect, &case.expect, &at),
+                        steps: if case.steps.is_empty() { self.steps.clone() } else { case.steps.clone() },
                     });
                 }
             }

@@ -28,8 +28,19 @@ impl Seen {
     }
 }
 
-/// Status and body that a fake answers with.
-pub type Answer = (u16, Value);
+/// What a fake answers with.
+#[derive(Clone)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Value,
+}
+
+impl Answer {
+    pub fn new(status: u16, body: Value) -> Self {
+        Self { status, headers: Vec::new(), body }
+    }
+}
 
 /// A test that hangs is a test that fails; nothing is measured by it.
 const GUARD: std::time::Duration = std::time::Duration::from_secs(30);
@@ -64,10 +75,13 @@ impl Fake {
                         let body = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
                         let path = parts.uri.to_string();
                         let _ = tell.send(Seen { method: parts.method.to_string(), path, headers: parts.headers, body });
-                        let (status, body) = answers.lock().unwrap().clone();
+                        let Answer { status, headers, body } = answers.lock().unwrap().clone();
                         let body = Full::new(Bytes::from(body.to_string()));
-                        let answer = hyper::Response::builder().status(status).header("content-type", "application/json").body(body);
-                        Ok::<_, Infallible>(answer.unwrap())
+                        let mut answer = hyper::Response::builder().status(status).header("content-type", "application/json");
+                        for (name, value) in headers {
+                            answer = answer.header(name, value);
+                        }
+                        Ok::<_, Infallible>(answer.body(body).unwrap())
                     }
                 });
                 tokio::spawn(async move {
@@ -94,7 +108,7 @@ pub struct FakeAgent(Fake);
 
 impl FakeAgent {
     pub async fn start() -> Self {
-        Self(Fake::start((200, json!({}))).await)
+        Self(Fake::start(Answer::new(200, json!({}))).await)
     }
 
     pub fn endpoint(&self) -> String {
@@ -116,7 +130,7 @@ pub struct FakeProvider(Fake);
 
 impl FakeProvider {
     pub async fn start() -> Self {
-        Self(Fake::start((200, json!({"ok": true}))).await)
+        Self(Fake::start(Answer::new(200, json!({"ok": true}))).await)
     }
 
     pub fn api_base(&self) -> String {
@@ -124,7 +138,11 @@ impl FakeProvider {
     }
 
     pub fn answers(&self, status: u16, body: Value) {
-        *self.0.answer.lock().unwrap() = (status, body);
+        self.answers_with(Answer::new(status, body));
+    }
+
+    pub fn answers_with(&self, answer: Answer) {
+        *self.0.answer.lock().unwrap() = answer;
     }
 
     pub async fn next(&self) -> Seen {

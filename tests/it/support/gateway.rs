@@ -95,7 +95,8 @@ impl TestGateway {
     /// Changes a row behind the gateway's back, as a broken migration would, and lets it read the declared state again.
     pub async fn damage(&self, sql: &str) {
         let done = sqlx::query(AssertSqlSafe(sql.to_owned())).execute(&mut self.kept.open().await).await.unwrap();
-        assert!(done.rows_affected() > 0, "nothing damaged by: {sql}");
+        let rows = ["UPDATE", "DELETE", "INSERT"].iter().any(|word| sql.starts_with(word));
+        assert!(!rows || done.rows_affected() > 0, "nothing damaged by: {sql}");
         self.gateway.store().reload().await.unwrap();
     }
 

@@ -30,6 +30,12 @@ impl App {
         }
     }
 
+    /// What its installation sends with.
+    pub fn credential(&self) -> String {
+        let bot = if self.provider == ProviderKind::Telegram { format!("{}:", self.account) } else { String::new() };
+        format!("{bot}canary-{}-credential", self.profile)
+    }
+
     pub fn path(&self) -> String {
         format!("/webhooks/{}/{}", self.provider, self.ingress)
     }
@@ -130,6 +136,17 @@ pub fn document(provider: ProviderKind) -> Value {
         "installations": installations,
         "bindings": bindings,
     })
+}
+
+/// The same, every installation with its credential.
+pub fn document_with_credentials(provider: ProviderKind) -> Value {
+    let mut document = document(provider);
+    for (installation, app) in
+        document["installations"].as_array_mut().unwrap().iter_mut().zip([platform(provider), acme(provider), globex(provider)])
+    {
+        installation["credential"] = json!({"value": app.credential()});
+    }
+    document
 }
 
 /// An account as a document names it.

@@ -1,0 +1,279 @@
+//! Plays a row of several steps: webhooks, agents' messages, operators' calls, what the provider answers, time that passes.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use serde_json::{Value as Json, json};
+
+use super::play::{Played, Stage, audit, redacted};
+use super::row::{Send, Step};
+use crate::support::fakes::{Answer, FakeProvider};
+use crate::support::gateway::{TestGateway, delta};
+use crate::support::raw::{Request, Response, once};
+use crate::support::world;
+
+/// A gateway, its provider, and what was answered so far.
+struct Story<'s> {
+    stage: &'s Stage<'s>,
+    gateway: TestGateway,
+    api: FakeProvider,
+    told: Vec<Option<Response>>,
+    wrong: Vec<String>,
+    shown: String,
+}
+
+pub async fn tell(stage: &Stage<'_>) -> Played {
+    let api = FakeProvider::start().await;
+    let base = api.api_base();
+    let policies = tempfile::tempdir().unwrap();
+    let gateway = stage
+        .start(&policies, |config| {
+            config.providers.slack.api_base = base.clone();
+            config.providers.telegram.api_base = base.clone();
+            config.providers.whatsapp.api_base = base;
+        })
+        .await;
+    api.answers_with(taken(stage));
+    gateway.applied(&world::document_with_credentials(stage.provider)).await;
+    let given = &stage.play.given;
+    if !given.apply.is_null() {
+        gateway.applied(&stage.filled(&given.apply)).await;
+    }
+    for statement in &given.damage {
+        gateway.damage(&stage.fill(statement)).await;
+    }
+    let mut story = Story { stage, gateway, api, told: Vec::new(), wrong: Vec::new(), shown: String::new() };
+    for step in &stage.play.steps {
+        story.step(step).await;
+    }
+    let Story { gateway, told, wrong, shown, .. } = story;
+    gateway.drain().await;
+    Played { wrong, shown, answer: told.into_iter().flatten().last() }
+}
+
+/// How the provider says that it took a message.
+fn taken(stage: &Stage<'_>) -> Answer {
+    use byoa_gateway::domain::installation::ProviderKind::{Slack, Telegram, WhatsApp};
+    Answer::new(
+        200,
+        match stage.provider {
+            Slack => json!({"ok": true, "channel": "C00HELPDESK", "ts": "1790000100.000200"}),
+            Telegram => json!({"ok": true, "result": {"message_id": 5}}),
+            WhatsApp => json!({"messages": [{"id": "wamid.1"}]}),
+        },
+    )
+}
+
+impl Story<'_> {
+    async fn step(&mut self, step: &Step) {
+        let number = self.told.len() + 1;
+        let before = self.gateway.kept.counts().await;
+        let metrics = self.gateway.metrics().await;
+        let audited = self.gateway.kept.rows("SELECT COALESCE(MAX(seq), 0) AS seq FROM audit").await[0]["seq"].as_i64().unwrap();
+        let (what, answers) = self.act(step).await;
+        let _ = writeln!(self.shown, "{number}. {what}");
+
+        let expect = &step.expect;
+        let mut wrong = Vec::new();
+        let mut no = |right: bool, why: String| {
+            if !right {
+                wrong.push(format!("step {number}, {what}: {why}"));
+            }
+        };
+        let mut statuses: Vec<u16> = answers.iter().map(|a| a.status).collect();
+        statuses.sort_unstable();
+        no(statuses.iter().all(|s| *s < 500 || [502, 503, 504].contains(s)), format!("{statuses:?} is never answered"));
+        if let Some(wanted) = &expect.statuses {
+            no(statuses == *wanted, format!("statuses {statuses:?}"));
+        }
+        let answer = answers.into_iter().next();
+        if let Some(answer) = &answer {
+            if let Some(status) = expect.status {
+                no(answer.status == status, format!("status {} for {status}: {}", answer.status, answer.text()));
+            }
+            let code = serde_json::from_slice::<Json>(&answer.body).ok().and_then(|b| b["code"].as_str().map(str::to_owned));
+            if let Some(wanted) = &expect.code {
+                no(code.as_ref() == Some(wanted), format!("code {code:?} for {wanted}: {}", answer.text()));
+            }
+            if let Some(body) = &expect.body {
+                no(answer.text() == self.stage.fill(body), format!("body `{}`", answer.text()));
+            }
+            let waits = answer.header("retry-after").map(str::to_owned);
+            no(expect.retry_after.is_none() || expect.retry_after == waits, format!("retry-after {waits:?}"));
+            for text in &expect.says {
+                no(answer.text().contains(&self.stage.fill(text)), format!("does not say `{text}`: {}", answer.text()));
+            }
+            for text in &expect.silent_of {
+                no(!answer.text().contains(&self.stage.fill(text)), format!("says `{text}`: {}", answer.text()));
+            }
+            if let Some(earlier) = expect.same_as {
+                let earlier = self.told.get(earlier - 1).and_then(Option::as_ref).expect("an earlier step that was answered");
+                no((earlier.status, redacted(&earlier.text())) == (answer.status, redacted(&answer.text())), "answered otherwise".into());
+            }
+            // Nothing that anybody is told holds a credential.
+            no(!answer.text().contains("canary"), format!("tells a credential: {}", answer.text()));
+            self.shown.push_str(&shown(answer));
+        }
+
+        let rows = delta(&before, &self.gateway.kept.counts().await);
+        let written: BTreeMap<String, i64> = rows.iter().map(|(t, n)| ((*t).to_owned(), *n)).collect();
+        if let Some(wanted) = &expect.writes {
+            no(written == *wanted, format!("wrote {written:?} for {wanted:?}"));
+        }
+        if !rows.is_empty() {
+            let rows: Vec<String> = rows.iter().map(|(t, n)| format!("{t} {n:+}")).collect();
+            let _ = writeln!(self.shown, "   rows: {}", rows.join(", "));
+        }
+        for (series, now) in self.gateway.metrics().await {
+            let more = now - metrics.get(&series).copied().unwrap_or(0.0);
+            if more == 0.0 {
+                continue;
+            }
+            if let Some(labels) = series.strip_prefix("byoa_ingress_requests_total") {
+                let reason = expect.reason.as_ref();
+                no(reason.is_none_or(|r| labels.contains(&format!("reason=\"{r}\""))), format!("counted {labels} for {reason:?}"));
+                let _ = writeln!(self.shown, "   counted: {labels} {more:+}");
+            } else if let Some(labels) = series.strip_prefix("byoa_sends_total") {
+                let _ = writeln!(self.shown, "   sends: {labels} {more:+}");
+            }
+        }
+        let lines = audit(&self.gateway.kept, audited).await;
+        if let Some(wanted) = &expect.audits {
+            let actions: Vec<&str> = lines.iter().filter_map(|l| l.split(' ').nth(1)).collect();
+            no(actions == *wanted, format!("audited {actions:?}"));
+        }
+        for line in &lines {
+            no(!line.contains("canary"), format!("audits a credential: {line}"));
+            let _ = writeln!(self.shown, "   audit: {line}");
+        }
+        let calls = self.calls();
+        if let Some(wanted) = &expect.calls {
+            let whose: Vec<&str> = calls.iter().map(|(_, whose)| *whose).collect();
+            let whose = if whose.is_empty() { "none".to_owned() } else { whose.join(" ") };
+            no(whose == *wanted, format!("the provider was called with {whose}"));
+        }
+        for (call, whose) in &calls {
+            let _ = writeln!(self.shown, "   provider: {call} with the credential of {whose}");
+        }
+        for (query, wanted) in &expect.finds {
+            let query = self.stage.fill(query);
+            let rows = self.gateway.kept.rows(&query).await;
+            let first = |row: &Json| match row.as_object().and_then(|o| o.values().next()) {
+                Some(Json::String(text)) => text.clone(),
+                Some(other) => other.to_string(),
+                None => String::new(),
+            };
+            let found: Vec<String> = rows.iter().map(first).collect();
+            let wanted: Vec<String> = wanted.iter().map(|w| self.stage.fill(w)).collect();
+            no(found == wanted, format!("{query} finds {found:?}"));
+        }
+        self.wrong.extend(wrong);
+        self.told.push(answer);
+    }
+
+    /// Does what the step says; what that was, and what was answered.
+    async fn act(&self, step: &Step) -> (String, Vec<Response>) {
+        let many = step.at_once.unwrap_or(1);
+        let times = if many > 1 { format!(", {many} at once") } else { String::new() };
+        if let Some(when) = &step.webhook {
+            let request = self.stage.request_at(when, self.gateway.clock.now());
+            let what = format!("webhook {}{times}", when.sample.as_deref().unwrap_or("message"));
+            return (what, self.all(&request, many).await);
+        }
+        if let Some(send) = &step.send {
+            let what = format!("{}'s agent sends{times}", send.who);
+            return (what, self.all(&self.message(send), many).await);
+        }
+        if let Some(operate) = &step.operate {
+            let what = format!("operator: {} {}", operate.method, operate.path);
+            return (what, vec![self.stage.operate(&self.gateway, operate).await]);
+        }
+        if let Some(path) = &step.get {
+            return (format!("operator: GET {path}"), vec![self.gateway.operate("GET", &self.stage.fill(path), &Json::Null).await]);
+        }
+        if let Some(says) = &step.provider {
+            let body = self.stage.filled(&says.body);
+            self.api.answers_with(Answer { status: says.status, headers: says.headers.clone(), body });
+            return (format!("the provider answers {}", says.status), Vec::new());
+        }
+        if let Some(seconds) = step.wait_s {
+            self.gateway.clock.advance_ms(seconds * 1000);
+            return (format!("{seconds} s pass"), Vec::new());
+        }
+        if let Some(seconds) = step.clock_step_s {
+            self.gateway.clock.step_ms(seconds * 1000);
+            return (format!("the wall clock is set by {seconds} s"), Vec::new());
+        }
+        if let Some(statement) = &step.damage {
+            self.gateway.damage(&self.stage.fill(statement)).await;
+            return ("stored rows are damaged".into(), Vec::new());
+        }
+        if let Some(document) = &step.apply {
+            return ("operator: apply".into(), vec![self.gateway.apply(&self.stage.filled(document)).await]);
+        }
+        panic!("{}: a step that does nothing", self.stage.play.name());
+    }
+
+    async fn all(&self, request: &Request, many: usize) -> Vec<Response> {
+        let calls = (0..many).map(|_| {
+            let (to, request) = (self.gateway.public, request.clone());
+            tokio::spawn(async move { once(to, &request).await.expect("the public listener answers") })
+        });
+        let mut answers = Vec::new();
+        for call in calls.collect::<Vec<_>>() {
+            answers.push(call.await.unwrap());
+        }
+        answers
+    }
+
+    fn message(&self, send: &Send) -> Request {
+        let org = match send.who.as_str() {
+            "tenant" => "acme",
+            "other" => "globex",
+            "nobody" => "nobody",
+            other => panic!("nobody is called `{other}`"),
+        };
+        let conversation = self.stage.conversation();
+        let mut body = json!({"installation": self.stage.own.profile, "conversation": conversation, "text": "hi"});
+        for (name, value) in &send.body {
+            let (name, value) = (name.as_str().unwrap(), self.stage.filled(value));
+            if value.is_null() {
+                body.as_object_mut().unwrap().remove(name);
+            } else {
+                body[name] = value;
+            }
+        }
+        let key = send.key.clone().unwrap_or_else(|| format!("key-{}", self.told.len()));
+        Request::post("/v1/messages", body.to_string())
+            .json()
+            .header("authorization", format!("Bearer agt_{org}_3kd9slw02mfj47"))
+            .header("idempotency-key", key)
+    }
+
+    /// What the provider was called for since the last step, and with whose credential.
+    fn calls(&self) -> Vec<(String, &'static str)> {
+        let mut calls = Vec::new();
+        while let Some(seen) = self.api.unseen() {
+            let said = seen.headers.get("authorization").and_then(|v| v.to_str().ok()).unwrap_or_default();
+            let apps = [("platform", &self.stage.platform), ("tenant", &self.stage.acme), ("other", &self.stage.other)];
+            let holds = |text: &str| seen.path.contains(text) || said.contains(text);
+            let whose = apps.iter().find(|(_, app)| holds(&app.credential())).map_or("nobody", |(name, _)| name);
+            let path = apps.iter().fold(seen.path.clone(), |path, (_, app)| path.replace(&app.credential(), "…"));
+            calls.push((format!("{} {path}", seen.method), whose));
+        }
+        calls
+    }
+}
+
+fn shown(answer: &Response) -> String {
+    let mut out = format!("   {}", answer.status);
+    for name in ["retry-after", "content-type"] {
+        if let Some(value) = answer.header(name) {
+            let _ = write!(out, " · {name}: {value}");
+        }
+    }
+    let text = redacted(&answer.text());
+    let cut: String = text.chars().take(1_000).collect();
+    let _ = writeln!(out, "\n   {}", if cut.is_empty() { "(empty)" } else { cut.trim_end() });
+    out
+}
