@@ -25,6 +25,7 @@ use crate::policy::{Engine, History};
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
 use crate::transport::Transport;
+use crate::vault::ticket::MediaLinks;
 use crate::vault::{Vault, keys};
 
 /// Secrets that the environment may bring instead of files.
@@ -117,6 +118,7 @@ impl Gateway {
         let courier = Courier {
             store: store.clone(),
             vault: vault.clone(),
+            links: MediaLinks::new(vault.clone(), config.public_url.as_deref(), config.limits.media_url_hours),
             transport: Transport::agents(config.egress.allow_private_agents)?,
             clock: clock.clone(),
             settings: config.delivery.clone(),

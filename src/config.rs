@@ -152,21 +152,26 @@ pub struct ProvidersSection {
 impl Default for ProvidersSection {
     fn default() -> Self {
         Self {
-            slack: ApiBase { api_base: "https://slack.com/api/".into() },
-            telegram: ApiBase { api_base: "https://api.telegram.org".into() },
-            whatsapp: ApiBase { api_base: "https://graph.facebook.com/v23.0/".into() },
+            slack: ApiBase::at("https://slack.com/api/"),
+            telegram: ApiBase::at("https://api.telegram.org"),
+            whatsapp: ApiBase::at("https://graph.facebook.com/v23.0/"),
         }
     }
 }
 
 impl ProvidersSection {
+    /// Where one provider is.
+    pub fn of(&self, provider: ProviderKind) -> &ApiBase {
+        match provider {
+            ProviderKind::Slack => &self.slack,
+            ProviderKind::Telegram => &self.telegram,
+            ProviderKind::WhatsApp => &self.whatsapp,
+        }
+    }
+
     /// The base address of one provider.
     pub fn api_base(&self, provider: ProviderKind) -> &str {
-        match provider {
-            ProviderKind::Slack => &self.slack.api_base,
-            ProviderKind::Telegram => &self.telegram.api_base,
-            ProviderKind::WhatsApp => &self.whatsapp.api_base,
-        }
+        &self.of(provider).api_base
     }
 }
 
@@ -176,6 +181,16 @@ impl ProvidersSection {
 pub struct ApiBase {
     /// The base address of its API.
     pub api_base: String,
+    /// Hosts that files may be fetched from, besides the provider's own.
+    #[serde(default)]
+    pub file_hosts: Vec<String>,
+}
+
+impl ApiBase {
+    /// At this address, and nowhere else.
+    pub fn at(api_base: impl Into<String>) -> Self {
+        Self { api_base: api_base.into(), file_hosts: Vec::new() }
+    }
 }
 
 /// `rollout`
@@ -268,6 +283,12 @@ pub struct Limits {
     pub provider_answer_bytes_max: usize,
     /// One call to a provider, in milliseconds.
     pub provider_timeout_ms: u64,
+    /// A file that is fetched for an agent, in bytes.
+    pub media_bytes_max: u64,
+    /// Fetching one, in milliseconds.
+    pub media_timeout_ms: u64,
+    /// How long the address of a file that an agent was told can be used, in hours.
+    pub media_url_hours: u32,
     /// A session without an event, in hours.
     pub session_idle_hours: u32,
     /// A session in all, in days.
@@ -289,6 +310,9 @@ impl Default for Limits {
             api_body_bytes_max: 1024 * 1024,
             provider_answer_bytes_max: 1024 * 1024,
             provider_timeout_ms: 20_000,
+            media_bytes_max: 100 * 1024 * 1024,
+            media_timeout_ms: 300_000,
+            media_url_hours: 24,
             session_idle_hours: 24,
             session_age_days: 7,
             drain_timeout_ms: 25_000,

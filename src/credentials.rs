@@ -90,6 +90,17 @@ pub fn select(policy: &Snapshot, directory: &Directory, spoken: &Permit<SendMess
     Selection { decisions, outcome }
 }
 
+/// Selects an installation's own credential for what is no send, as for fetching a file that came through it. There is no
+/// other way to such a thing, hence no fallback.
+pub fn own(policy: &Snapshot, directory: &Directory, installation: &Arc<Kept<Installation>>) -> Selection {
+    let mut decisions = Vec::new();
+    let outcome = match unusable(installation) {
+        None => lease(policy, directory, installation, None, &mut decisions),
+        Some(code) => Err(code.into()),
+    };
+    Selection { decisions, outcome }
+}
+
 fn choose(
     policy: &Snapshot,
     directory: &Directory,

@@ -24,6 +24,7 @@ use crate::domain::reason::ReasonCode;
 use crate::store::{EventView, Store};
 use crate::transport::Transport;
 use crate::vault::Vault;
+use crate::vault::ticket::MediaLinks;
 use attempt::Verdict;
 
 /// So much of an agent's answer is read.
@@ -64,6 +65,8 @@ pub struct Courier {
     pub store: Store,
     /// Opens agents' signing secrets.
     pub vault: Vault,
+    /// Addresses of files.
+    pub links: MediaLinks,
     /// To agents: guarded.
     pub transport: Transport,
     /// The time.
@@ -265,7 +268,7 @@ impl Courier {
             return (Verdict::failed(ReasonCode::DeliveryAgentUnreachable), None);
         };
         let request = match self.vault.agent_signing(agent) {
-            Ok(secret) => attempt::compose(event, &agent.item, &secret, claimed, now),
+            Ok(secret) => attempt::compose(event, &agent.item, &secret, claimed, &self.links, now),
             Err(failure) => {
                 tracing::warn!(agent = %claimed.agent, code = %failure.code, detail = failure.detail, "a delivery cannot be signed");
                 Err(failure.code)

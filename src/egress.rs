@@ -4,6 +4,7 @@
 //! refused send never reaches a token. Floor 7.
 
 mod call;
+mod media;
 
 use std::sync::Arc;
 
@@ -13,11 +14,11 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::authn::principal::AgentPrincipal;
 use crate::config::{Limits, ProvidersSection};
-use crate::credentials::{self, CredentialLease};
+use crate::credentials::{self, CredentialLease, Selection};
 use crate::crypto::sha256;
 use crate::domain::clock::Clock;
 use crate::domain::ids::{InstallationId, MessageId, RequestId, SessionId};
-use crate::domain::installation::Installation;
+use crate::domain::installation::{Agent, Installation};
 use crate::domain::message::OutboundMessage;
 use crate::domain::reason::{Failure, ReasonCode, Stop};
 use crate::domain::record::{AuditRecord, Decision};
@@ -31,6 +32,7 @@ use crate::transport::Transport;
 use crate::vault::Vault;
 use crate::wire::problem::problem;
 use call::Call;
+pub use media::Media;
 
 /// Everything the pipeline needs. Cheap to clone.
 #[derive(Clone)]
@@ -105,6 +107,12 @@ impl From<Stop> for Ended {
     }
 }
 
+impl From<ReasonCode> for Ended {
+    fn from(code: ReasonCode) -> Self {
+        Stop::from(code).into()
+    }
+}
+
 /// What is known of a send so far; everything in it goes into its record.
 #[derive(Default)]
 struct Trail {
@@ -172,14 +180,7 @@ impl Egress {
                 d.decision()
             })?;
         self.enter(&policy, &directory, &installation.item, trail)?;
-        let selection = credentials::select(&policy, &directory, destination.permit(), allow_fallback);
-        for decision in selection.decisions {
-            self.metrics.decision(decision.action, decision.allowed, decision.code, 0.0);
-            trail.decisions.push(decision);
-        }
-        let lease = selection.outcome?;
-        trail.credential = Some((lease.credential().to_owned(), lease.owner()));
-        trail.fallback = lease.fallback();
+        let lease = self.selected(trail, credentials::select(&policy, &directory, destination.permit(), allow_fallback))?;
         self.leave(&directory, &lease, &message).await
     }
 
@@ -211,8 +212,7 @@ impl Egress {
             (None, None) => return Err(Ended::new(ReasonCode::EgressMessageInvalid, "name a session or an installation")),
         };
         let installation = directory.installations.get(named).ok_or_else(not_found)?;
-        let bound = directory.bindings_of(named).iter().any(|b| b.item.agent == agent.id);
-        if !bound && agent.org.as_ref() != Some(&installation.item.org) {
+        if !is_theirs(directory, agent, &installation.item) {
             return Err(not_found());
         }
         trail.installation = Some(installation.clone());
@@ -242,6 +242,18 @@ impl Egress {
         self.metrics.decision(decision.action, decision.allowed, decision.code, 0.0);
         trail.decisions.push(decision);
         answer.map_err(|denied| Stop::Refused(denied.refusal).into())
+    }
+
+    /// Keeps every answer on the way to a credential, and which it is.
+    fn selected(&self, trail: &mut Trail, selection: Selection) -> Result<CredentialLease, Ended> {
+        for decision in selection.decisions {
+            self.metrics.decision(decision.action, decision.allowed, decision.code, 0.0);
+            trail.decisions.push(decision);
+        }
+        let lease = selection.outcome?;
+        trail.credential = Some((lease.credential().to_owned(), lease.owner()));
+        trail.fallback = lease.fallback();
+        Ok(lease)
     }
 
     fn enter(&self, policy: &Snapshot, directory: &Directory, installation: &Installation, trail: &mut Trail) -> Result<(), Ended> {
@@ -342,6 +354,12 @@ impl Egress {
             }
         }
     }
+}
+
+/// Whether an installation is one that an agent may know of: its org's, or one that a binding ties it to.
+fn is_theirs(directory: &Directory, agent: &Agent, installation: &Installation) -> bool {
+    agent.org.as_ref() == Some(&installation.org)
+        || directory.bindings_of(&installation.id).iter().any(|b| b.item.enabled && b.item.agent == agent.id)
 }
 
 /// The agent hears the code; what failed inside is told to the log, here and once.

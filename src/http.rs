@@ -4,6 +4,7 @@ mod api;
 mod extract;
 mod framing;
 pub mod listener;
+mod media;
 mod messages;
 mod respond;
 mod webhooks;
@@ -57,6 +58,7 @@ pub fn public(rooms: &Arc<Rooms>) -> Router {
     let mut router = Router::new()
         .route("/webhooks/{provider}/{ingress_id}", any(webhooks::receive))
         .route("/v1/messages", post(messages::send))
+        .route("/v1/media/{ticket}", get(media::fetch))
         .fallback(respond::not_found);
     for (path, profile) in &rooms.config.ingress.aliases {
         let profile = profile.clone();

@@ -248,6 +248,25 @@ pub trait Provider: Send + Sync {
     /// Reads what the provider answered to it.
     fn read_receipt(&self, response: &WireResponse) -> SendReceipt;
 
+    /// Hosts that hold the provider's files, besides the one of its API: where a credential may go to fetch one.
+    fn file_hosts(&self) -> &'static [&'static str];
+
+    /// The provider's name of what [`Provider::file_lookup`] calls, as in `files.info`.
+    fn file_method(&self) -> &'static str;
+
+    /// Asks where a file is.
+    ///
+    /// # Errors
+    /// [`ReasonCode::EgressNotFound`] for an id that is none of the provider's.
+    fn file_lookup(&self, file: &str, account: &ExternalAccount, credential: &Secret, api_base: &str) -> Result<WireRequest, ReasonCode>;
+
+    /// The request for the file itself, from the answer to [`Provider::file_lookup`]. Whether a credential may go where the
+    /// answer points is not decided here.
+    ///
+    /// # Errors
+    /// [`ReasonCode::EgressProviderRejected`] when the answer names no file.
+    fn file_request(&self, answer: &WireResponse, credential: &Secret, api_base: &str) -> Result<WireRequest, ReasonCode>;
+
     /// The kinds [`Provider::sample`] can make up.
     fn sample_kinds(&self) -> &'static [&'static str];
 
@@ -364,6 +383,12 @@ fn lay_over(ours: &mut Map<String, Value>, message: &OutboundMessage, reserved: 
         ours.insert(name.clone(), value.clone());
     }
     Ok(())
+}
+
+/// A GET, with the credential as bearer token where the provider wants it there.
+fn get(url: String, bearer: Option<&Secret>) -> WireRequest {
+    let headers = bearer.map(|token| ("authorization", Secret::new(format!("Bearer {}", token.expose()))));
+    WireRequest { method: Method::GET, url: Secret::new(url), headers: headers.into_iter().collect(), body: Bytes::new() }
 }
 
 /// A JSON POST, with the credential as bearer token where the provider wants it there.

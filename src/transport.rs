@@ -9,8 +9,8 @@ use std::error::Error as StdError;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
-use http::HeaderValue;
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue};
 use url::Url;
 
 pub use guard::agent_url;
@@ -100,6 +100,20 @@ impl Transport {
     /// # Errors
     /// [`TransportError`]
     pub async fn send(&self, request: WireRequest, timeout_ms: u64, answer_bytes_max: usize) -> Result<WireResponse, TransportError> {
+        let mut answer = self.open(request, timeout_ms, u64::try_from(answer_bytes_max).unwrap_or(u64::MAX)).await?;
+        let mut body = BytesMut::new();
+        while let Some(chunk) = answer.chunk().await? {
+            body.extend_from_slice(&chunk);
+        }
+        Ok(WireResponse { status: answer.status, headers: answer.headers, body: body.freeze() })
+    }
+
+    /// Sends one request and returns when the head of its answer is here. The body is read with [`Streamed::chunk`], all of
+    /// it within the same `timeout_ms`.
+    ///
+    /// # Errors
+    /// [`TransportError`]
+    pub async fn open(&self, request: WireRequest, timeout_ms: u64, answer_bytes_max: u64) -> Result<Streamed, TransportError> {
         let url = match self.guarded {
             // The client does not ask the resolver about literal addresses, hence the look at the URL.
             Some(allow_private) => agent_url(request.url.expose(), allow_private).map_err(|_| TransportError::DialForbidden)?,
@@ -113,19 +127,38 @@ impl Transport {
             call = call.header(*name, value);
         }
         let mut response = call.body(request.body).send().await.map_err(sort)?;
-        let too_large = |bytes: u64| u64::try_from(answer_bytes_max).is_ok_and(|max| bytes > max);
-        if response.content_length().is_some_and(too_large) {
+        let length = response.content_length();
+        if length.is_some_and(|bytes| bytes > answer_bytes_max) {
             return Err(TransportError::AnswerTooLarge);
         }
         let (status, headers) = (response.status().as_u16(), std::mem::take(response.headers_mut()));
-        let mut body = BytesMut::new();
-        while let Some(chunk) = response.chunk().await.map_err(sort_body)? {
-            if body.len().saturating_add(chunk.len()) > answer_bytes_max {
-                return Err(TransportError::AnswerTooLarge);
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok(WireResponse { status, headers, body: body.freeze() })
+        Ok(Streamed { status, headers, length, response, left: answer_bytes_max })
+    }
+}
+
+/// An answer whose body is still to come.
+#[derive(Debug)]
+pub struct Streamed {
+    /// The status.
+    pub status: u16,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// How long the body will be, where the other side says so.
+    pub length: Option<u64>,
+    response: reqwest::Response,
+    left: u64,
+}
+
+impl Streamed {
+    /// The next piece of the body; `None` at its end.
+    ///
+    /// # Errors
+    /// [`TransportError`], and [`TransportError::AnswerTooLarge`] where more comes than was allowed.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, TransportError> {
+        let Some(chunk) = self.response.chunk().await.map_err(sort_body)? else { return Ok(None) };
+        let left = u64::try_from(chunk.len()).ok().and_then(|bytes| self.left.checked_sub(bytes));
+        self.left = left.ok_or(TransportError::AnswerTooLarge)?;
+        Ok(Some(chunk))
     }
 }
 

@@ -112,6 +112,12 @@ impl KeyRing {
         self.pepper.sign(&[text.as_bytes()])
     }
 
+    /// The key of another purpose than fingerprints. It begins with a byte that no text has, so no text's fingerprint is ever
+    /// such a key.
+    pub fn derived(&self, purpose: &str) -> Option<MacKey> {
+        MacKey::new(&self.pepper.sign(&[&[0xff], purpose.as_bytes()]))
+    }
+
     /// Seals a value.
     ///
     /// # Errors

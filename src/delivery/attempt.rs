@@ -6,10 +6,12 @@ use super::{cloudevent, retry};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::Claimed;
 use crate::domain::installation::{Agent, DeliveryFormat};
+use crate::domain::message::Attachment;
 use crate::domain::reason::ReasonCode;
 use crate::domain::secret::Secret;
 use crate::store::EventView;
 use crate::transport::TransportError;
+use crate::vault::ticket::MediaLinks;
 use crate::wire::{WireRequest, WireResponse};
 
 /// What an attempt came to.
@@ -48,9 +50,20 @@ impl Verdict {
 ///
 /// # Errors
 /// `delivery.secret_unavailable` when the secret is no key, `store.corrupt` when the event cannot be written.
-pub fn compose(event: &EventView, agent: &Agent, secret: &Secret, claimed: &Claimed, now: Timestamp) -> Result<WireRequest, ReasonCode> {
+pub fn compose(
+    event: &EventView,
+    agent: &Agent,
+    secret: &Secret,
+    claimed: &Claimed,
+    links: &MediaLinks,
+    now: Timestamp,
+) -> Result<WireRequest, ReasonCode> {
     let (body, media_type) = match agent.format {
-        DeliveryFormat::Cloudevents => (cloudevent::body(event).map_err(|_| ReasonCode::StoreCorrupt)?, cloudevent::MEDIA_TYPE),
+        DeliveryFormat::Cloudevents => {
+            // From now on, not from when the event came: a late or replayed delivery is of use too.
+            let link = |file: &Attachment| links.link(&event.installation, &agent.id, &file.id, now);
+            (cloudevent::body(event, link).map_err(|_| ReasonCode::StoreCorrupt)?, cloudevent::MEDIA_TYPE)
+        }
     };
     let id = event.id.as_str();
     let signature = cloudevent::signature(secret, id, now, &body).ok_or(ReasonCode::DeliverySecretUnavailable)?;

@@ -61,14 +61,14 @@ struct Attached<'a> {
     #[serde(flatten)]
     attachment: &'a Attachment,
     /// The gateway's to give; the provider's would carry a token.
-    url: Option<String>,
+    url: String,
 }
 
-/// The event as its agent sees it.
+/// The event as its agent sees it; `link` gives the address of a file.
 ///
 /// # Errors
 /// When it cannot be written as JSON, which stored events always can.
-pub fn body(event: &EventView) -> Result<Vec<u8>, serde_json::Error> {
+pub fn body(event: &EventView, link: impl Fn(&Attachment) -> String) -> Result<Vec<u8>, serde_json::Error> {
     let raw = raw(event)?;
     let normal = &event.normal;
     serde_json::to_vec(&CloudEvent {
@@ -90,7 +90,7 @@ pub fn body(event: &EventView) -> Result<Vec<u8>, serde_json::Error> {
             conversation: normal.conversation.as_ref(),
             sender: normal.sender.as_ref(),
             text: normal.text.as_deref(),
-            attachments: normal.attachments.iter().map(|attachment| Attached { attachment, url: None }).collect(),
+            attachments: normal.attachments.iter().map(|attachment| Attached { attachment, url: link(attachment) }).collect(),
             reply_to: normal.reply_to.as_deref(),
             provider_event_id: &event.provider_event_id,
             provider_event_type: &event.provider_event_type,
@@ -153,7 +153,7 @@ pub(super) mod tests {
     }
 
     fn text(event: &EventView) -> String {
-        String::from_utf8(body(event).unwrap()).unwrap()
+        String::from_utf8(body(event, |file| format!("https://gw.example/v1/media/{}", file.id)).unwrap()).unwrap()
     }
 
     #[test]
@@ -204,7 +204,7 @@ pub(super) mod tests {
         "kind":"image",
         "media_type":"image/png",
         "name":null,
-        "url":null}],
+        "url":"https://gw.example/v1/media/F1"}],
         "reply_to":null,
         "provider_event_id":"Ev1",
         "provider_event_type":"app_mention",

@@ -110,7 +110,7 @@ reasons! {
     StoreFull "store.full" 503 true "The disk is full.";
 
     EgressMessageInvalid "egress.message_invalid" 422 false "The message lacks a destination or content, or has a field that is not the agent's to set.";
-    EgressNotFound "egress.not_found" 404 false "No such session or installation for this agent.";
+    EgressNotFound "egress.not_found" 404 false "No such session, installation or file for this agent.";
     EgressIdempotencyRequired "egress.idempotency_key_required" 400 false "The Idempotency-Key header is absent or unfit.";
     EgressIdempotencyConflict "egress.idempotency_conflict" 409 false "The Idempotency-Key was used for another body.";
     EgressInFlight "egress.in_flight" 409 true "The same message is being sent right now.";
@@ -119,6 +119,8 @@ reasons! {
     EgressProviderRejected "egress.provider_rejected" 502 false "The provider refused the message.";
     EgressProviderUnavailable "egress.provider_unavailable" 502 true "The provider did not take the message.";
     EgressProviderRedirect "egress.provider_redirect" 502 false "The provider's address answered with a redirect, which is never followed.";
+    EgressMediaHostForbidden "egress.media_host_forbidden" 502 false "The provider names a host for the file that is none of its own, so nothing was sent there.";
+    EgressMediaTooLarge "egress.media_too_large" 502 false "The file is larger than this gateway passes on.";
     EgressOutcomeUnknown "egress.outcome_unknown" 504 false "The request left and no answer came: the message may have been sent.";
 
     DeliveryExhausted "delivery.exhausted" 200 false "Every attempt failed; the delivery is a dead letter.";

@@ -2,18 +2,17 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, Request, StatusCode, header};
+use axum::response::Response;
+use http::Request;
 
 use super::Rooms;
 use super::extract::{HttpBody, bearer};
-use super::respond::problem_response;
+use super::respond::{answered, problem_response};
 use crate::authn::agent::authenticate;
 use crate::domain::ids::RequestId;
-use crate::wire::{BodySource as _, problem};
+use crate::wire::BodySource as _;
 
 pub(super) async fn send(State(rooms): State<Arc<Rooms>>, request: Request<Body>) -> Response {
     let id = RequestId::fresh(rooms.clock.now());
@@ -32,14 +31,5 @@ pub(super) async fn send(State(rooms): State<Arc<Rooms>>, request: Request<Body>
         (Some(key), None) => key.to_str().ok().map(str::to_owned),
         _ => None,
     };
-    let answer = rooms.egress.send(principal, key, body, id).await;
-    let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = (status, Json(answer.body)).into_response();
-    if !status.is_success() {
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(problem::MEDIA_TYPE));
-    }
-    if let Some(seconds) = answer.retry_after_s {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-    }
-    response
+    answered(rooms.egress.send(principal, key, body, id).await)
 }

@@ -9,6 +9,7 @@ use crate::admin::AdminError;
 use crate::domain::clock::Timestamp;
 use crate::domain::ids::RequestId;
 use crate::domain::reason::ReasonCode;
+use crate::egress::SendAnswer;
 use crate::ingress::Outcome;
 use crate::wire::problem;
 
@@ -80,6 +81,19 @@ pub(super) fn problem_response(code: ReasonCode, detail: &str, request: &Request
     }
     if status == StatusCode::UNAUTHORIZED {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    response
+}
+
+/// What an agent is told of a send.
+pub(super) fn answered(answer: SendAnswer) -> Response {
+    let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = (status, Json(answer.body)).into_response();
+    if !status.is_success() {
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(problem::MEDIA_TYPE));
+    }
+    if let Some(seconds) = answer.retry_after_s {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
 }

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Claim, EdgeLimits, Inspected, Parsed, Provider, Sample, SignatureValid, SigningSecrets, error_word, json_post, lay_over, printable,
-    tagged_digest, text_to_send, within,
+    Claim, EdgeLimits, Inspected, Parsed, Provider, Sample, SignatureValid, SigningSecrets, error_word, get, json_post, lay_over,
+    printable, tagged_digest, text_to_send, within,
 };
 use crate::crypto::MacKey;
 use crate::domain::clock::Timestamp;
@@ -165,6 +165,28 @@ impl Provider for Slack {
             (200, None) => SendReceipt::Unknown { error: "unreadable answer".to_owned() },
             _ => SendReceipt::Rejected { error },
         }
+    }
+
+    /// <https://docs.slack.dev/reference/objects/file-object>: `url_private_download`.
+    fn file_hosts(&self) -> &'static [&'static str] {
+        &["files.slack.com"]
+    }
+
+    fn file_method(&self) -> &'static str {
+        "files.info"
+    }
+
+    /// <https://docs.slack.dev/reference/methods/files.info>
+    fn file_lookup(&self, file: &str, _: &ExternalAccount, credential: &Secret, api_base: &str) -> Result<WireRequest, ReasonCode> {
+        let fit = !file.is_empty() && file.bytes().all(|b| b.is_ascii_alphanumeric());
+        let url = format!("{}/files.info?file={file}", api_base.trim_end_matches('/'));
+        if fit { Ok(get(url, Some(credential))) } else { Err(ReasonCode::EgressNotFound) }
+    }
+
+    fn file_request(&self, answer: &WireResponse, credential: &Secret, _: &str) -> Result<WireRequest, ReasonCode> {
+        let answer: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+        let url = answer.get("file").and_then(|f| f.get("url_private_download")).and_then(Value::as_str);
+        url.map(|url| get(url.to_owned(), Some(credential))).ok_or(ReasonCode::EgressProviderRejected)
     }
 
     fn sample_kinds(&self) -> &'static [&'static str] {

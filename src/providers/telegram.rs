@@ -8,8 +8,8 @@ use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Claim, EdgeLimits, Inspected, Parsed, Provider, Sample, SignatureValid, SigningSecrets, error_word, json_post, lay_over, text_to_send,
-    within,
+    Claim, EdgeLimits, Inspected, Parsed, Provider, Sample, SignatureValid, SigningSecrets, error_word, get, json_post, lay_over,
+    text_to_send, within,
 };
 use crate::domain::clock::Timestamp;
 use crate::domain::installation::{ExternalAccount, ProviderKind};
@@ -142,6 +142,33 @@ impl Provider for Telegram {
             200..=299 => SendReceipt::Unknown { error: "unreadable answer".to_owned() },
             _ => SendReceipt::Rejected { error },
         }
+    }
+
+    fn file_hosts(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn file_method(&self) -> &'static str {
+        "getFile"
+    }
+
+    /// <https://core.telegram.org/bots/api#getfile>
+    fn file_lookup(&self, file: &str, _: &ExternalAccount, credential: &Secret, api_base: &str) -> Result<WireRequest, ReasonCode> {
+        let fit = !file.is_empty() && file.bytes().all(is_token_byte);
+        let url = format!("{}/bot{}/getFile?file_id={file}", api_base.trim_end_matches('/'), credential.expose());
+        if fit { Ok(get(url, None)) } else { Err(ReasonCode::EgressNotFound) }
+    }
+
+    /// <https://core.telegram.org/bots/api#file>: the path is relative to a folder whose name holds the token.
+    fn file_request(&self, answer: &WireResponse, credential: &Secret, api_base: &str) -> Result<WireRequest, ReasonCode> {
+        let answer: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+        let path = answer.get("result").and_then(|r| r.get("file_path")).and_then(Value::as_str);
+        // A dot alone would leave that folder; anything that ends a path would cut it.
+        let is_name = |part: &str| {
+            !matches!(part, "" | "." | "..") && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
+        };
+        let path = path.filter(|path| path.split('/').all(is_name)).ok_or(ReasonCode::EgressProviderRejected)?;
+        Ok(get(format!("{}/file/bot{}/{path}", api_base.trim_end_matches('/'), credential.expose()), None))
     }
 
     fn sample_kinds(&self) -> &'static [&'static str] {

@@ -9,8 +9,8 @@ use http::header::HeaderName;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Claim, EdgeLimits, Inspected, Parsed, Provider, Sample, SignatureValid, SigningSecrets, error_word, json_post, lay_over, printable,
-    tagged_digest, text_to_send, within,
+    Claim, EdgeLimits, Inspected, Parsed, Provider, Sample, SignatureValid, SigningSecrets, error_word, get, json_post, lay_over,
+    printable, tagged_digest, text_to_send, within,
 };
 use crate::crypto::{MacKey, same_text};
 use crate::domain::clock::Timestamp;
@@ -174,6 +174,29 @@ impl Provider for WhatsApp {
             }
             _ => SendReceipt::Rejected { error },
         }
+    }
+
+    /// <https://developers.facebook.com/documentation/business-messaging/whatsapp/business-phone-numbers/media>
+    fn file_hosts(&self) -> &'static [&'static str] {
+        &["lookaside.fbsbx.com"]
+    }
+
+    fn file_method(&self) -> &'static str {
+        "media"
+    }
+
+    /// The number goes along, so that Meta refuses files that were sent to another one of the same token.
+    fn file_lookup(&self, file: &str, account: &ExternalAccount, credential: &Secret, api_base: &str) -> Result<WireRequest, ReasonCode> {
+        let ExternalAccount::WhatsApp { phone_number_id, .. } = account else { return Err(ReasonCode::EgressNotFound) };
+        let fit = |id: &str| !id.is_empty() && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
+        let url = format!("{}/{file}?phone_number_id={phone_number_id}", api_base.trim_end_matches('/'));
+        if fit(file) && fit(phone_number_id) { Ok(get(url, Some(credential))) } else { Err(ReasonCode::EgressNotFound) }
+    }
+
+    fn file_request(&self, answer: &WireResponse, credential: &Secret, _: &str) -> Result<WireRequest, ReasonCode> {
+        let answer: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+        let url = answer.get("url").and_then(Value::as_str);
+        url.map(|url| get(url.to_owned(), Some(credential))).ok_or(ReasonCode::EgressProviderRejected)
     }
 
     fn sample_kinds(&self) -> &'static [&'static str] {

@@ -12,6 +12,7 @@ mod failure_paths;
 mod fixtures;
 mod journey;
 mod layering;
+mod media;
 mod operator;
 mod policy_cli;
 mod policy_diff;

@@ -93,7 +93,7 @@ impl House {
         config.policies.history = self.path().join("accepted");
         config.keys.file = self.path().join("master.keys");
         config.operators.token_file = self.token_file();
-        let base = |path: &str| ApiBase { api_base: format!("http://{side}{path}") };
+        let base = |path: &str| ApiBase::at(format!("http://{side}{path}"));
         config.providers.slack = base("/api/");
         config.providers.telegram = base("");
         config.providers.whatsapp = base("/v23.0/");

@@ -28,6 +28,7 @@ use crate::domain::session::SessionKey;
 use crate::store::directory::SealedSecret;
 use crate::store::{AcceptRequest, Change, NewEvent, Resource, SecretPut, Store};
 use crate::transport::Transport;
+use crate::vault::ticket::MediaLinks;
 use crate::vault::{Vault, field};
 
 pub const SECRET: &str = "whsec_SJTJJ/UqECrncrEsDIdjEXCOe4prXNWO";
@@ -190,6 +191,7 @@ impl Bed {
         Courier {
             store: self.store.clone(),
             vault: self.vault.clone(),
+            links: MediaLinks::new(self.vault.clone(), None, 24),
             transport: Transport::agents(true).unwrap(),
             clock: self.clock.clone(),
             settings: DeliverySection { schedule_ms: schedule_ms.into(), concurrency, ..DeliverySection::default() },

@@ -45,7 +45,17 @@ impl Answer {
 /// A test that hangs is a test that fails; nothing is measured by it.
 const GUARD: std::time::Duration = std::time::Duration::from_secs(30);
 
+/// What a fake answers on paths that begin so, before anything else it was told.
+#[derive(Clone)]
+struct Route {
+    prefix: String,
+    status: u16,
+    headers: Vec<(&'static str, String)>,
+    body: Bytes,
+}
+
 struct Fake {
+    routes: Arc<Mutex<Vec<Route>>>,
     address: SocketAddr,
     seen: tokio::sync::Mutex<mpsc::UnboundedReceiver<Seen>>,
     answer: Arc<Mutex<Answer>>,
@@ -65,16 +75,26 @@ impl Fake {
         let (tell, seen) = mpsc::unbounded_channel();
         let answer = Arc::new(Mutex::new(answer));
         let answers = answer.clone();
+        let routes: Arc<Mutex<Vec<Route>>> = Arc::default();
+        let routed = routes.clone();
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (tell, answers) = (tell.clone(), answers.clone());
+                let (tell, answers, routed) = (tell.clone(), answers.clone(), routed.clone());
                 let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-                    let (tell, answers) = (tell.clone(), answers.clone());
+                    let (tell, answers, routed) = (tell.clone(), answers.clone(), routed.clone());
                     async move {
                         let (parts, body) = request.into_parts();
                         let body = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
                         let path = parts.uri.to_string();
+                        let route = routed.lock().unwrap().iter().rev().find(|r| path.starts_with(&r.prefix)).cloned();
                         let _ = tell.send(Seen { method: parts.method.to_string(), path, headers: parts.headers, body });
+                        if let Some(route) = route {
+                            let mut answer = hyper::Response::builder().status(route.status);
+                            for (name, value) in &route.headers {
+                                answer = answer.header(*name, value);
+                            }
+                            return Ok(answer.body(Full::new(route.body)).unwrap());
+                        }
                         let Answer { status, headers, body } = answers.lock().unwrap().clone();
                         let body = Full::new(Bytes::from(body.to_string()));
                         let mut answer = hyper::Response::builder().status(status).header("content-type", "application/json");
@@ -89,7 +109,7 @@ impl Fake {
                 });
             }
         });
-        Self { address, seen: tokio::sync::Mutex::new(seen), answer, task }
+        Self { routes, address, seen: tokio::sync::Mutex::new(seen), answer, task }
     }
 
     /// The next request it gets; waits for it.
@@ -129,6 +149,12 @@ impl FakeAgent {
 pub struct FakeProvider(Fake);
 
 impl FakeProvider {
+    /// Answers so on every path that begins so; what is said later goes first.
+    pub fn on(&self, prefix: &str, status: u16, headers: &[(&'static str, &str)], body: impl Into<Bytes>) {
+        let headers = headers.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        self.0.routes.lock().unwrap().push(Route { prefix: prefix.to_owned(), status, headers, body: body.into() });
+    }
+
     pub async fn start() -> Self {
         Self(Fake::start(Answer::new(200, json!({"ok": true}))).await)
     }

@@ -1,0 +1,38 @@
+//! `GET /v1/media/{ticket}`: files that people sent, for the agent that holds the ticket.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::response::Response;
+use futures_util::stream::try_unfold;
+use http::{HeaderMap, HeaderValue, header};
+
+use super::Rooms;
+use super::extract::bearer;
+use super::respond::{answered, problem_response};
+use crate::authn::agent::authenticate;
+use crate::domain::ids::RequestId;
+
+pub(super) async fn fetch(State(rooms): State<Arc<Rooms>>, Path(ticket): Path<String>, headers: HeaderMap) -> Response {
+    let id = RequestId::fresh(rooms.clock.now());
+    let principal = match authenticate(bearer(&headers), &rooms.store.directory(), &rooms.vault) {
+        Ok(principal) => principal,
+        Err(code) => return problem_response(code, "send the agent's token as Authorization: Bearer", &id),
+    };
+    let media = match rooms.egress.media(&principal, &ticket, &id).await {
+        Ok(media) => media,
+        Err(refused) => return answered(refused),
+    };
+    let (media_type, length) = (media.media_type, media.length);
+    // What breaks off in the middle breaks the connection off, so that half a file is never taken for a whole one.
+    let pieces = try_unfold(media.body, |mut body| async move { body.chunk().await.map(|piece| piece.map(|bytes| (bytes, body))) });
+    let mut response = Response::new(Body::from_stream(pieces));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    headers.extend(length.map(|length| (header::CONTENT_LENGTH, HeaderValue::from(length))));
+    headers.insert(header::CONTENT_DISPOSITION, HeaderValue::from_static("attachment"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
