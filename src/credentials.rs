@@ -4,13 +4,14 @@
 
 use std::sync::Arc;
 
+use crate::domain::clock::Timestamp;
 use crate::domain::ids::InstallationId;
-use crate::domain::installation::{Installation, InstallationStatus, Mode};
-use crate::domain::reason::{ReasonCode, Refusal, Stop};
+use crate::domain::installation::{Binding, Installation, InstallationStatus, Mode};
+use crate::domain::reason::{ReasonCode, Stop};
 use crate::domain::record::Decision;
 use crate::domain::secret::Secret;
-use crate::policy::action::{CredentialFacts, SendMessage, UseCredential, UseFallback};
-use crate::policy::{Denied, Permit, Snapshot, facts};
+use crate::policy::action::{Action, CredentialFacts, SendMessage, UseCredential, UseFallback};
+use crate::policy::{Permit, Snapshot, facts};
 use crate::store::directory::{Directory, Kept};
 use crate::vault::{OpenGrant, Vault, field};
 
@@ -18,7 +19,32 @@ use crate::vault::{OpenGrant, Vault, field};
 pub struct CredentialLease {
     installation: Arc<Kept<Installation>>,
     permit: Permit<UseCredential>,
-    fallback: Option<Permit<UseFallback>>,
+    takeover: Option<Takeover>,
+}
+
+/// Policy permitted a send to leave its own route for the platform's: that the org's own may be left, and that the agent may
+/// speak through the other.
+pub struct Takeover {
+    leave: Permit<UseFallback>,
+    speak: Permit<SendMessage>,
+    reason: ReasonCode,
+}
+
+impl Takeover {
+    /// The installation that it left.
+    pub fn from(&self) -> &InstallationId {
+        &self.leave.ask().from.id
+    }
+
+    /// The installation that the agent speaks through instead.
+    pub fn to(&self) -> &InstallationId {
+        &self.speak.ask().installation.id
+    }
+
+    /// Why the own credential could not be used.
+    pub fn reason(&self) -> ReasonCode {
+        self.reason
+    }
 }
 
 impl OpenGrant for Permit<UseCredential> {
@@ -47,9 +73,9 @@ impl CredentialLease {
         owner_word(&self.installation.item)
     }
 
-    /// Whether the send left its own route for the platform's.
-    pub fn fallback(&self) -> bool {
-        self.fallback.is_some()
+    /// How the send came to leave its own route for the platform's, where it did.
+    pub fn takeover(&self) -> Option<&Takeover> {
+        self.takeover.as_ref()
     }
 
     /// Opens the token for as long as `use_it` runs.
@@ -84,117 +110,163 @@ pub struct Selection {
 }
 
 /// Selects the credential for a permitted send: the installation is the one that the permit names.
-pub fn select(policy: &Snapshot, directory: &Directory, spoken: &Permit<SendMessage>, allow_fallback: bool) -> Selection {
-    let mut decisions = Vec::new();
-    let outcome = choose(policy, directory, spoken, allow_fallback, &mut decisions);
-    Selection { decisions, outcome }
+pub fn select(policy: &Snapshot, directory: &Directory, spoken: &Permit<SendMessage>, allow_fallback: bool, now: Timestamp) -> Selection {
+    let mut asking = Asking { policy, directory, now, decisions: Vec::new() };
+    let outcome = match asking.installation(&spoken.ask().installation.id) {
+        Some(own) => match unusable(&own, now) {
+            None => asking.lease(&own, None),
+            Some(reason) => asking.instead(&own, spoken.ask(), reason, allow_fallback),
+        },
+        None => Err(ReasonCode::CredentialsAbsent.into()),
+    };
+    Selection { decisions: asking.decisions, outcome }
+}
+
+/// Selects for a send through a revoked installation. Nobody speaks through one, so there is no permit to show, and nothing
+/// but the platform's may be used.
+pub fn select_instead(policy: &Snapshot, directory: &Directory, wanted: &SendMessage, allow_fallback: bool, now: Timestamp) -> Selection {
+    let mut asking = Asking { policy, directory, now, decisions: Vec::new() };
+    let outcome = match asking.installation(&wanted.installation.id).map(|own| (unusable(&own, now), own)) {
+        Some((Some(reason), own)) => asking.instead(&own, wanted, reason, allow_fallback),
+        _ => Err(ReasonCode::InstallationInactive.into()),
+    };
+    Selection { decisions: asking.decisions, outcome }
 }
 
 /// Selects an installation's own credential for what is no send, as for fetching a file that came through it. There is no
 /// other way to such a thing, hence no fallback.
-pub fn own(policy: &Snapshot, directory: &Directory, installation: &Arc<Kept<Installation>>) -> Selection {
-    let mut decisions = Vec::new();
-    let outcome = match unusable(installation) {
-        None => lease(policy, directory, installation, None, &mut decisions),
+pub fn own(policy: &Snapshot, directory: &Directory, installation: &Arc<Kept<Installation>>, now: Timestamp) -> Selection {
+    let mut asking = Asking { policy, directory, now, decisions: Vec::new() };
+    let outcome = match unusable(installation, now) {
+        None => asking.lease(installation, None),
         Some(code) => Err(code.into()),
     };
-    Selection { decisions, outcome }
+    Selection { decisions: asking.decisions, outcome }
 }
 
-fn choose(
-    policy: &Snapshot,
-    directory: &Directory,
-    spoken: &Permit<SendMessage>,
-    allow_fallback: bool,
-    decisions: &mut Vec<Arc<Decision>>,
-) -> Result<CredentialLease, Stop> {
-    let own = directory.installations.get(&spoken.ask().installation.id).ok_or(ReasonCode::CredentialsAbsent)?;
-    match unusable(own) {
-        None => lease(policy, directory, own, None, decisions),
-        Some(_) if allow_fallback => {
-            let (to, permit) = fall_back(policy, directory, own, decisions)?;
-            lease(policy, directory, &to, Some(permit), decisions)
+/// Why an installation's own credential cannot be used, if so. One that is there and does not open is no such state: that is
+/// our trouble, is found out by opening it, and leads nowhere else.
+fn unusable(installation: &Kept<Installation>, now: Timestamp) -> Option<ReasonCode> {
+    match (installation.item.status, installation.secret(field::CREDENTIAL)) {
+        (InstallationStatus::Revoked, _) => Some(ReasonCode::CredentialsRevoked),
+        (InstallationStatus::Degraded, _) => Some(ReasonCode::EgressCredentialInvalid),
+        (_, None) => Some(ReasonCode::CredentialsAbsent),
+        // With a refresh token, the call gets a new one first.
+        (_, Some(credential))
+            if installation.secret(field::REFRESH_TOKEN).is_none() && credential.until.is_some_and(|until| until <= now) =>
+        {
+            Some(ReasonCode::CredentialsExpired)
         }
-        Some(code) => Err(code.into()),
-    }
-}
-
-/// Why an installation's own credential cannot be used, if so.
-fn unusable(installation: &Kept<Installation>) -> Option<ReasonCode> {
-    match installation.item.status {
-        InstallationStatus::Revoked => Some(ReasonCode::CredentialsRevoked),
-        InstallationStatus::Degraded => Some(ReasonCode::EgressCredentialInvalid),
-        _ if installation.secret(field::CREDENTIAL).is_none() => Some(ReasonCode::CredentialsAbsent),
         _ => None,
     }
 }
 
-fn lease(
-    policy: &Snapshot,
-    directory: &Directory,
-    installation: &Arc<Kept<Installation>>,
-    fallback: Option<Permit<UseFallback>>,
-    decisions: &mut Vec<Arc<Decision>>,
-) -> Result<CredentialLease, Stop> {
-    let stored = installation.secret(field::CREDENTIAL).ok_or(ReasonCode::CredentialsAbsent)?;
-    let ask = UseCredential {
-        installation: facts::installation(directory, &installation.item),
-        credential: CredentialFacts {
-            id: stored.id.clone(),
-            provider: installation.item.provider,
-            owner: installation.item.owner.clone(),
-            stranger: facts::stranger(directory, &installation.item.owner, &installation.item.org),
-            org: facts::org(directory, &installation.item.org),
-            usable: unusable(installation).is_none(),
-        },
-    };
-    let permit = keep(policy.decide(ask), decisions)?;
-    Ok(CredentialLease { installation: installation.clone(), permit, fallback })
+/// One selection under way.
+struct Asking<'a> {
+    policy: &'a Snapshot,
+    directory: &'a Directory,
+    now: Timestamp,
+    decisions: Vec<Arc<Decision>>,
 }
 
-/// The platform installation that may take over: the org's own enabled platform-mode binding must allow it, and the
-/// policies must permit it. The tenant's credential boundary is never crossed; the route changes instead.
-fn fall_back(
-    policy: &Snapshot,
-    directory: &Directory,
-    from: &Arc<Kept<Installation>>,
-    decisions: &mut Vec<Arc<Decision>>,
-) -> Result<(Arc<Kept<Installation>>, Permit<UseFallback>), Stop> {
-    let own = &from.item;
-    let platform = directory
-        .installations
-        .values()
-        .filter(|i| i.item.org == own.org && i.item.provider == own.provider && i.item.owner.mode() == Mode::Platform)
-        .find(|i| directory.bindings_of(&i.item.id).iter().any(|b| b.item.enabled && b.item.allow_platform_fallback));
-    let opted_in = directory.orgs.get(&own.org).is_some_and(|o| o.item.fallback_opt_in.contains(&own.provider));
-    let Some(to) = platform else {
-        let code = if opted_in { ReasonCode::CredentialsPlatformFallbackDenied } else { ReasonCode::CredentialsFallbackNotOptedIn };
-        return Err(Refusal::of(code).into());
-    };
-    let ask = UseFallback {
-        from: facts::installation(directory, own),
-        to: facts::installation(directory, &to.item),
-        own_credential_usable: unusable(from).is_none(),
-        binding_allows: true,
-        flag: facts::flag(directory, own.provider),
-        bucket: facts::bucket(&own.org, own.provider),
-    };
-    let permit = keep(policy.decide(ask), decisions)?;
-    Ok((to.clone(), permit))
-}
+impl Asking<'_> {
+    fn installation(&self, id: &InstallationId) -> Option<Arc<Kept<Installation>>> {
+        self.directory.installations.get(id).cloned()
+    }
 
-fn keep<A>(answer: Result<Permit<A>, Denied>, decisions: &mut Vec<Arc<Decision>>) -> Result<Permit<A>, Stop>
-where
-    A: crate::policy::action::Action,
-{
-    match answer {
-        Ok(permit) => {
-            decisions.push(permit.decision().clone());
-            Ok(permit)
+    fn lease(&mut self, installation: &Arc<Kept<Installation>>, takeover: Option<Takeover>) -> Result<CredentialLease, Stop> {
+        let stored = installation.secret(field::CREDENTIAL).ok_or(ReasonCode::CredentialsAbsent)?;
+        let ask = UseCredential {
+            installation: facts::installation(self.directory, &installation.item),
+            credential: CredentialFacts {
+                id: stored.id.clone(),
+                provider: installation.item.provider,
+                owner: installation.item.owner.clone(),
+                stranger: facts::stranger(self.directory, &installation.item.owner, &installation.item.org),
+                org: facts::org(self.directory, &installation.item.org),
+                usable: unusable(installation, self.now).is_none(),
+            },
+        };
+        let permit = self.ask(ask)?;
+        Ok(CredentialLease { installation: installation.clone(), permit, takeover })
+    }
+
+    /// What is left when the own credential cannot be used: the reason, or the platform's route where the caller asked for
+    /// it. Only a tenant's own app has another to fall back to.
+    fn instead(
+        &mut self,
+        own: &Arc<Kept<Installation>>,
+        wanted: &SendMessage,
+        reason: ReasonCode,
+        allow_fallback: bool,
+    ) -> Result<CredentialLease, Stop> {
+        if !allow_fallback || own.item.owner.mode() == Mode::Platform {
+            return Err(reason.into());
         }
-        Err(denied) => {
-            decisions.push(denied.decision);
-            Err(Stop::Refused(denied.refusal))
+        let (to, takeover) = self.take_over(own, wanted, reason)?;
+        self.lease(&to, Some(takeover))
+    }
+
+    /// The platform's installation takes over: along the first binding that ties the agent to one and allows it, where the
+    /// policies permit both to leave the own one and to speak through the other. The tenant's credential boundary is never
+    /// crossed; the route changes instead.
+    fn take_over(
+        &mut self,
+        from: &Arc<Kept<Installation>>,
+        wanted: &SendMessage,
+        reason: ReasonCode,
+    ) -> Result<(Arc<Kept<Installation>>, Takeover), Stop> {
+        let (directory, now, own) = (self.directory, self.now, &from.item);
+        let platform: Vec<&Arc<Kept<Installation>>> = directory
+            .installations
+            .values()
+            .filter(|i| i.item.org == own.org && i.item.provider == own.provider && i.item.owner.mode() == Mode::Platform)
+            .collect();
+        let mut ways: Vec<(&Binding, &Arc<Kept<Installation>>)> = platform
+            .iter()
+            .flat_map(|i| directory.bindings_of(&i.item.id).iter().map(move |b| (&b.item, *i)))
+            .filter(|(b, _)| b.enabled && b.allow_platform_fallback && b.org == own.org && b.agent == wanted.agent.id)
+            .collect();
+        ways.sort_by(|(a, _), (b, _)| a.order(b));
+        let fit = |i: &Kept<Installation>| {
+            let sends = i.item.status == InstallationStatus::Active && unusable(i, now).is_none();
+            sends && directory.serves(&i.item, &wanted.conversation)
+        };
+        let way = ways.iter().find(|(_, i)| fit(i)).map(|(_, i)| *i);
+        // What nobody can take is asked about all the same: the answer says why, and is kept.
+        let Some(to) = way.or(ways.first().map(|(_, i)| *i)).or(platform.first().copied()) else {
+            let opted_in = directory.orgs.get(&own.org).is_some_and(|o| o.item.fallback_opt_in.contains(&own.provider));
+            let code = if opted_in { ReasonCode::CredentialsPlatformFallbackDenied } else { ReasonCode::CredentialsFallbackNotOptedIn };
+            return Err(code.into());
+        };
+        let leave = self.ask(UseFallback {
+            from: facts::installation(directory, own),
+            to: facts::installation(directory, &to.item),
+            own_credential_usable: false,
+            binding_allows: !ways.is_empty(),
+            flag: facts::flag(directory, own.provider),
+            bucket: facts::bucket(&own.org, own.provider),
+        })?;
+        if way.is_none() {
+            return Err(ReasonCode::CredentialsPlatformFallbackDenied.into());
         }
+        let speak = self.ask(SendMessage {
+            installation: facts::installation(directory, &to.item),
+            bound: directory.binds(&to.item.id, &wanted.agent.id),
+            ..wanted.clone()
+        })?;
+        Ok((to.clone(), Takeover { leave, speak, reason }))
+    }
+
+    fn ask<A: Action>(&mut self, ask: A) -> Result<Permit<A>, Stop> {
+        let answer = self.policy.decide(ask);
+        self.decisions.push(match &answer {
+            Ok(permit) => permit.decision().clone(),
+            Err(denied) => denied.decision.clone(),
+        });
+        answer.map_err(|denied| Stop::Refused(denied.refusal))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,8 +17,8 @@ use crate::config::{Limits, ProvidersSection};
 use crate::credentials::{self, CredentialLease, Selection};
 use crate::crypto::sha256;
 use crate::domain::clock::Clock;
-use crate::domain::ids::{InstallationId, MessageId, RequestId, SessionId};
-use crate::domain::installation::{Agent, Installation};
+use crate::domain::ids::{InstallationId, MessageId, OrgId, RequestId, SessionId};
+use crate::domain::installation::{Agent, Installation, InstallationStatus};
 use crate::domain::message::OutboundMessage;
 use crate::domain::reason::{Failure, ReasonCode, Stop};
 use crate::domain::record::{AuditRecord, Decision};
@@ -117,11 +117,22 @@ impl From<ReasonCode> for Ended {
 #[derive(Default)]
 struct Trail {
     decisions: Vec<Arc<Decision>>,
+    /// What the agent named, or its session's.
     installation: Option<Arc<Kept<Installation>>>,
+    /// What it leaves through, where that is the platform's instead, and why.
+    instead: Option<(Installation, ReasonCode)>,
     session: Option<SessionId>,
     conversation: Option<String>,
     credential: Option<(String, &'static str)>,
-    fallback: bool,
+    /// What the agent named of another tenant's.
+    trespass: Option<String>,
+}
+
+impl Trail {
+    /// The installation that sends, as far as that is known.
+    fn sends(&self) -> Option<&Installation> {
+        self.instead.as_ref().map(|(installation, _)| installation).or(self.installation.as_ref().map(|i| &i.item))
+    }
 }
 
 struct Receipt {
@@ -134,15 +145,31 @@ const KEY_CHARS_MAX: usize = 255;
 impl Egress {
     /// Sends one message. Runs to its end even when the caller hangs up: what left is recorded.
     pub async fn send(&self, principal: AgentPrincipal, key: Option<String>, body: Bytes, request: RequestId) -> SendAnswer {
-        let this = self.clone();
-        let fallback = request.clone();
-        let task = tokio::spawn(async move { this.run(&principal, key, &body, &request).await });
-        task.await.unwrap_or_else(|_| {
-            refused(&Ended::new(ReasonCode::IngressInternal, "the send broke; look before you send it again"), &fallback)
-        })
+        let id = MessageId::fresh(self.clock.now());
+        let (this, who, message, asked) = (self.clone(), principal.clone(), id.clone(), request.clone());
+        self.to_its_end(id, &principal, &request, async move { this.run(message, &who, key, &body, &asked).await }).await
     }
 
-    async fn run(&self, principal: &AgentPrincipal, key: Option<String>, body: &Bytes, request: &RequestId) -> SendAnswer {
+    /// Runs a send apart from whoever waits for it. One that breaks is settled too, as one whose outcome nobody knows: its
+    /// key would be under way for ever, and a repeat might be a second message.
+    async fn to_its_end(
+        &self,
+        id: MessageId,
+        principal: &AgentPrincipal,
+        request: &RequestId,
+        send: impl Future<Output = SendAnswer> + Send + 'static,
+    ) -> SendAnswer {
+        match tokio::spawn(send).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                let broken =
+                    Ended { left: true, ..Ended::new(ReasonCode::EgressOutcomeUnknown, "the send broke; look before you send it again") };
+                self.finish(id, principal, request, Trail::default(), Err(broken)).await
+            }
+        }
+    }
+
+    async fn run(&self, id: MessageId, principal: &AgentPrincipal, key: Option<String>, body: &Bytes, request: &RequestId) -> SendAnswer {
         let key = key.filter(|k| (1..=KEY_CHARS_MAX).contains(&k.len()) && k.bytes().all(|b| b.is_ascii_graphic()));
         let Some(key) = key else {
             let detail = "send an Idempotency-Key header of 1 to 255 visible ASCII characters";
@@ -152,7 +179,6 @@ impl Egress {
             Ok(message) => message,
             Err(e) => return refused(&Ended::new(ReasonCode::EgressMessageInvalid, e.to_string()), request),
         };
-        let id = MessageId::fresh(self.clock.now());
         let send =
             NewSend { id: id.clone(), agent: principal.agent().id.clone(), key, digest: hex::encode(sha256(body)), at: self.clock.now() };
         match self.store.begin_send(send).await {
@@ -173,14 +199,19 @@ impl Egress {
 
     async fn deliver(&self, principal: &AgentPrincipal, message: SendBody, trail: &mut Trail) -> Result<Receipt, Ended> {
         let directory = self.store.directory();
-        let policy = self.engine.pin();
+        let (policy, now) = (self.engine.pin(), self.clock.now());
         let (installation, message, allow_fallback, reply) = self.resolve(principal, message, &directory, trail).await?;
-        let destination =
-            self.asked(trail, routing::outbound(&policy, &directory, principal, &installation, &message.conversation, reply), |d| {
-                d.decision()
-            })?;
-        self.enter(&policy, &directory, &installation.item, trail)?;
-        let lease = self.selected(trail, credentials::select(&policy, &directory, destination.permit(), allow_fallback))?;
+        let selection = if installation.item.status == InstallationStatus::Revoked {
+            self.enter(&policy, &directory, &installation.item, trail)?;
+            let wanted = routing::speaking(&directory, principal, &installation, &message.conversation, reply);
+            credentials::select_instead(&policy, &directory, &wanted, allow_fallback, now)
+        } else {
+            let spoken = routing::outbound(&policy, &directory, principal, &installation, &message.conversation, reply);
+            let destination = self.asked(trail, spoken, |d| d.decision())?;
+            self.enter(&policy, &directory, &installation.item, trail)?;
+            credentials::select(&policy, &directory, destination.permit(), allow_fallback, now)
+        };
+        let lease = self.selected(trail, selection)?;
         self.leave(&directory, &lease, &message).await
     }
 
@@ -198,7 +229,14 @@ impl Egress {
         let session = match &body.session {
             None => None,
             Some(id) => {
-                let found = self.store.session_of(&agent.id, id).await.map_err(|e| Ended::from(Stop::from(Failure::from(e))))?;
+                let lost = |e| Ended::from(Stop::from(Failure::from(e)));
+                let found = self.store.session_of(&agent.id, id).await.map_err(lost)?;
+                if found.is_none() {
+                    let known = self.store.one("sessions", id.as_str()).await.map_err(lost)?;
+                    let org = known.as_ref().and_then(|s| s.get("org")).and_then(Json::as_str);
+                    trail.trespass =
+                        org.filter(|org| Some(*org) != agent.org.as_ref().map(OrgId::as_str)).map(|_| format!("sessions/{id}"));
+                }
                 Some(found.ok_or_else(not_found)?)
             }
         };
@@ -213,6 +251,7 @@ impl Egress {
         };
         let installation = directory.installations.get(named).ok_or_else(not_found)?;
         if !is_theirs(directory, agent, &installation.item) {
+            trail.trespass = Some(format!("installations/{named}"));
             return Err(not_found());
         }
         trail.installation = Some(installation.clone());
@@ -229,6 +268,10 @@ impl Egress {
             .filter(|c| !c.is_empty() && c.len() <= 512 && !c.chars().any(char::is_control))
             .ok_or_else(|| Ended::new(ReasonCode::EgressMessageInvalid, "name the conversation"))?;
         trail.conversation = Some(conversation.clone());
+        if !directory.serves(&installation.item, &conversation) {
+            trail.trespass = Some(format!("conversations/{conversation}"));
+            return Err(not_found());
+        }
         let message = OutboundMessage { conversation, thread, text: body.text, native: body.native };
         Ok((installation.clone(), message, body.allow_fallback, reply))
     }
@@ -252,7 +295,7 @@ impl Egress {
         }
         let lease = selection.outcome?;
         trail.credential = Some((lease.credential().to_owned(), lease.owner()));
-        trail.fallback = lease.fallback();
+        trail.instead = lease.takeover().map(|takeover| (lease.installation().clone(), takeover.reason()));
         Ok(lease)
     }
 
@@ -281,7 +324,9 @@ impl Egress {
         trail: Trail,
         result: Result<Receipt, Ended>,
     ) -> SendAnswer {
-        let installation = trail.installation.as_ref().map(|i| &i.item);
+        let installation = trail.sends();
+        let own = trail.installation.as_ref().map(|i| &i.item.id).filter(|_| trail.instead.is_some());
+        let fallback_reason = trail.instead.as_ref().map(|(_, reason)| *reason);
         let owner = trail.credential.as_ref().map_or("none", |(_, owner)| owner);
         let (state, answer, code) = match &result {
             Ok(receipt) => {
@@ -290,7 +335,8 @@ impl Egress {
                     "status": "sent",
                     "installation": installation.map(|i| &i.id),
                     "credential": trail.credential.as_ref().map(|(id, owner)| json!({"id": id, "owner": owner})),
-                    "fallback": trail.fallback,
+                    "fallback": fallback_reason.is_some(),
+                    "fallback_reason": fallback_reason,
                     "provider_message_id": receipt.provider_message_id,
                     "decision": null,
                 });
@@ -317,16 +363,28 @@ impl Egress {
             actor: format!("agent:{}", principal.agent().id),
             action: "message.send",
             target: id.to_string(),
-            org: installation.map(|i| i.org.clone()),
+            org: installation.map(|i| i.org.clone()).or_else(|| principal.agent().org.clone()),
             outcome: if result.is_ok() { "done" } else { "refused" },
             code,
             decision: trail.decisions.last().cloned(),
             request: Some(request.clone()),
             detail: Some(
-                json!({"installation": installation.map(|i| &i.id), "credential": trail.credential.as_ref().map(|(id, _)| id), "fallback": trail.fallback})
-                    .to_string(),
+                json!({
+                    "installation": installation.map(|i| &i.id),
+                    "own_installation": own,
+                    "credential": trail.credential.as_ref().map(|(id, _)| id),
+                    "owner": owner,
+                    "fallback": fallback_reason.is_some(),
+                    "fallback_reason": fallback_reason,
+                    "alert": trail.trespass.as_ref().map(|_| "another tenant's"),
+                    "named": trail.trespass,
+                })
+                .to_string(),
             ),
         };
+        if let Some(named) = &trail.trespass {
+            tracing::error!(request = %request, agent = %principal.agent().id, named, "an agent names what is another tenant's");
+        }
         tracing::info!(request = %request, message = %id, agent = %principal.agent().id, state, reason = code.map_or("", ReasonCode::as_str), "send");
         let finished = FinishedSend {
             id,
@@ -339,7 +397,7 @@ impl Egress {
             conversation: trail.conversation,
             credential: trail.credential.as_ref().map(|(id, _)| id.clone()),
             owner: trail.credential.as_ref().map(|(_, owner)| *owner),
-            fallback: trail.fallback,
+            fallback: fallback_reason.is_some(),
             provider_message_id: result.as_ref().ok().map(|r| r.provider_message_id.clone()),
             code,
             decisions: trail.decisions,
@@ -358,8 +416,7 @@ impl Egress {
 
 /// Whether an installation is one that an agent may know of: its org's, or one that a binding ties it to.
 fn is_theirs(directory: &Directory, agent: &Agent, installation: &Installation) -> bool {
-    agent.org.as_ref() == Some(&installation.org)
-        || directory.bindings_of(&installation.id).iter().any(|b| b.item.enabled && b.item.agent == agent.id)
+    agent.org.as_ref() == Some(&installation.org) || directory.binds(&installation.id, &agent.id)
 }
 
 /// The agent hears the code; what failed inside is told to the log, here and once.

@@ -168,23 +168,45 @@
 //!
 //! ```compile_fail,E0451
 //! use byoa_gateway::credentials::{self, CredentialLease};
+//! use byoa_gateway::domain::clock::Timestamp;
 //! use byoa_gateway::domain::installation::Installation;
 //! use byoa_gateway::policy::{Permit, SendMessage, Snapshot, UseCredential};
 //! use byoa_gateway::store::directory::{Directory, Kept};
 //! type Stolen = (std::sync::Arc<Kept<Installation>>, Permit<UseCredential>);
 //! fn lease(law: &Snapshot, all: &Directory, spoken: &Permit<SendMessage>, (installation, permit): Stolen) -> Option<CredentialLease> {
-//!     Some(CredentialLease { installation, permit, fallback: None })
+//!     Some(CredentialLease { installation, permit, takeover: None })
 //! }
 //! ```
 //!
 //! ```
 //! use byoa_gateway::credentials::{self, CredentialLease};
+//! use byoa_gateway::domain::clock::Timestamp;
 //! use byoa_gateway::domain::installation::Installation;
 //! use byoa_gateway::policy::{Permit, SendMessage, Snapshot, UseCredential};
 //! use byoa_gateway::store::directory::{Directory, Kept};
 //! type Stolen = (std::sync::Arc<Kept<Installation>>, Permit<UseCredential>);
 //! fn lease(law: &Snapshot, all: &Directory, spoken: &Permit<SendMessage>, (installation, permit): Stolen) -> Option<CredentialLease> {
-//!     credentials::select(law, all, spoken, false).outcome.ok()
+//!     credentials::select(law, all, spoken, false, Timestamp::default()).outcome.ok()
+//! }
+//! ```
+//!
+//! A send leaves its own route for the platform's when policy permitted both to leave and to arrive.
+//!
+//! ```compile_fail,E0451
+//! use byoa_gateway::credentials::{CredentialLease, Takeover};
+//! use byoa_gateway::domain::reason::ReasonCode;
+//! use byoa_gateway::policy::{Permit, SendMessage, UseFallback};
+//! fn why(lease: &CredentialLease, leave: Permit<UseFallback>, speak: Permit<SendMessage>) -> Option<ReasonCode> {
+//!     Some(Takeover { leave, speak, reason: ReasonCode::CredentialsAbsent }.reason())
+//! }
+//! ```
+//!
+//! ```
+//! use byoa_gateway::credentials::{CredentialLease, Takeover};
+//! use byoa_gateway::domain::reason::ReasonCode;
+//! use byoa_gateway::policy::{Permit, SendMessage, UseFallback};
+//! fn why(lease: &CredentialLease, leave: Permit<UseFallback>, speak: Permit<SendMessage>) -> Option<ReasonCode> {
+//!     lease.takeover().map(Takeover::reason)
 //! }
 //! ```
 //!

@@ -1,6 +1,5 @@
 //! Which agent hears an event; through which installation an agent speaks. Each asks policy, none acts. Floor 6.
 
-use std::cmp::Ordering;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -92,7 +91,7 @@ pub fn candidate<'a>(
     bindings
         .iter()
         .filter(|b| b.item.enabled && unmet(&b.item.select, installation, &event.normal).is_none())
-        .min_by(|a, b| order(&a.item, &b.item))
+        .min_by(|a, b| a.item.order(&b.item))
 }
 
 /// How a binding fares with an event.
@@ -138,14 +137,14 @@ pub struct Unmet {
 /// How each binding of an installation fares with an event, in the order they were given.
 pub fn standings(bindings: &[Binding], installation: &Installation, normal: &Normal) -> Vec<Standing> {
     let fits = |b: &&Binding| b.enabled && unmet(&b.select, installation, normal).is_none();
-    let winner = bindings.iter().filter(fits).min_by(|a, b| order(a, b));
+    let winner = bindings.iter().filter(fits).min_by(|a, b| a.order(b));
     let standing = |binding: &Binding| {
         if let Some((selector, wanted, actual)) = unmet(&binding.select, installation, normal) {
             return Standing::Unmet(Unmet { selector, wanted: wanted.to_owned(), actual: actual.map(str::to_owned) });
         }
         let Some(winner) = winner.filter(|_| binding.enabled) else { return Standing::Disabled };
         let than = winner.id.clone();
-        let names = SELECTORS.iter().zip(present(&winner.select)).zip(present(&binding.select)).find(|((_, w), b)| w != b);
+        let names = Selector::NAMES.iter().zip(winner.select.present()).zip(binding.select.present()).find(|((_, w), b)| w != b);
         match names {
             Some(((names, _), _)) => Standing::LessSpecific { than, names },
             None if winner.id == binding.id => Standing::Hears,
@@ -174,18 +173,6 @@ fn unmet<'a>(select: &'a Selector, installation: &'a Installation, normal: &'a N
     ];
     asks.into_iter()
         .find_map(|(selector, wanted, actual)| Some((selector, wanted?, actual)).filter(|(_, wanted, _)| actual != Some(wanted)))
-}
-
-/// What a selector can name, in the order in which it counts.
-const SELECTORS: [&str; 6] = ["peer", "thread", "channel", "team", "account", "provider"];
-
-fn present(s: &Selector) -> [bool; 6] {
-    [s.peer.is_some(), s.thread.is_some(), s.channel.is_some(), s.team.is_some(), s.account.is_some(), s.provider.is_some()]
-}
-
-/// Most specific first: presence of peer, thread, channel, team, account, provider, in that order.
-fn order(a: &Binding, b: &Binding) -> Ordering {
-    present(&b.select).cmp(&present(&a.select)).then(a.priority.cmp(&b.priority)).then(a.id.cmp(&b.id))
 }
 
 /// Whose conversation the session is: a direct one is always its peer's.
@@ -224,16 +211,25 @@ pub fn outbound(
     conversation: &str,
     reply: bool,
 ) -> Result<Destination, Denied> {
+    Ok(Destination { permit: policy.decide(speaking(directory, principal, installation, conversation, reply))? })
+}
+
+/// The question of [`outbound`], for where it cannot be asked: through a revoked installation nobody speaks, whoever it is.
+pub fn speaking(
+    directory: &Directory,
+    principal: &AgentPrincipal,
+    installation: &Arc<Kept<Installation>>,
+    conversation: &str,
+    reply: bool,
+) -> SendMessage {
     let agent = principal.agent();
-    let bound = directory.bindings_of(&installation.item.id).iter().any(|b| b.item.enabled && b.item.agent == agent.id);
-    let ask = SendMessage {
+    SendMessage {
         agent: facts::agent(directory, agent),
         installation: facts::installation(directory, &installation.item),
         conversation: conversation.to_owned(),
-        bound,
+        bound: directory.binds(&installation.item.id, &agent.id),
         reply,
-    };
-    Ok(Destination { permit: policy.decide(ask)? })
+    }
 }
 
 #[cfg(test)]

@@ -38,6 +38,8 @@ pub mod field {
     pub const CLIENT_SECRET: &str = "client_secret";
     /// What an installation sends with.
     pub const CREDENTIAL: &str = "credential";
+    /// What a new credential is had for, where the provider gives out ones that expire.
+    pub const REFRESH_TOKEN: &str = "refresh_token";
     /// What an agent calls us with; only its digest is ever compared.
     pub const TOKEN: &str = "token";
 }

@@ -32,6 +32,13 @@ pub(super) struct SecretSpec {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(super) struct CredentialSpec {
+    pub(super) value: Secret,
+    pub(super) expires_at: Option<Timestamp>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct PreviousSpec {
     pub(super) value: Secret,
     pub(super) until: Option<Timestamp>,
@@ -89,7 +96,7 @@ pub(super) struct InstallationSpec {
     pub(super) profile: ProfileId,
     pub(super) org: OrgId,
     pub(super) account: Json,
-    pub(super) credential: Option<SecretSpec>,
+    pub(super) credential: Option<CredentialSpec>,
     pub(super) status: Option<InstallationStatus>,
 }
 

@@ -297,8 +297,8 @@ impl<'a> Plan<'a> {
                 let detail = format!("{at}: credential is not of the form {} gives out, or is another account's", profile.provider);
                 return Err(AdminError::new(ReasonCode::AdminResourceInvalid, detail));
             }
+            sealing.put("current", field::CREDENTIAL, &credential.value, credential.expires_at)?;
         }
-        sealing.optional(&at, field::CREDENTIAL, spec.credential, CREDENTIAL_CHARS_MIN)?;
         let puts = sealing.puts;
         // A new credential is what a degraded installation waits for.
         if spec.status.is_none() && status == InstallationStatus::Degraded && !puts.is_empty() {
@@ -408,8 +408,7 @@ impl Sealing<'_, '_> {
     fn put(&mut self, slot: &'static str, name: &'static str, value: &Secret, until: Option<Timestamp>) -> Result<(), AdminError> {
         let vault = &self.plan.admin.vault;
         let fingerprint = vault.fingerprint(value.expose());
-        let same =
-            |s: &SealedSecret| s.field == name && s.slot == slot && s.fingerprint == fingerprint && (slot == "current" || s.until == until);
+        let same = |s: &SealedSecret| s.field == name && s.slot == slot && s.fingerprint == fingerprint && s.until == until;
         if self.known.iter().any(same) {
             return Ok(());
         }

@@ -1,5 +1,6 @@
 //! Provider apps, the accounts they are installed in, the agents behind them and the bindings between.
 
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
@@ -297,6 +298,23 @@ pub struct Selector {
     pub peer: Option<String>,
 }
 
+impl Selector {
+    /// What a selector can name, in the order in which it counts.
+    pub const NAMES: [&'static str; 6] = ["peer", "thread", "channel", "team", "account", "provider"];
+
+    /// Which of [`Selector::NAMES`] this one names.
+    pub fn present(&self) -> [bool; 6] {
+        [
+            self.peer.is_some(),
+            self.thread.is_some(),
+            self.channel.is_some(),
+            self.team.is_some(),
+            self.account.is_some(),
+            self.provider.is_some(),
+        ]
+    }
+}
+
 /// Whose conversation a session is.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -331,6 +349,13 @@ pub struct Binding {
     pub allow_platform_fallback: bool,
 }
 
+impl Binding {
+    /// Which of two goes first, in both directions: the more specific one, then the lower priority, then the lower id.
+    pub fn order(&self, other: &Self) -> Ordering {
+        other.select.present().cmp(&self.select.present()).then(self.priority.cmp(&other.priority)).then(self.id.cmp(&other.id))
+    }
+}
+
 /// What reads show of a secret.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct SecretFacts {
@@ -343,6 +368,9 @@ pub struct SecretFacts {
     /// When a previous one stops to verify.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
+    /// When a credential stops to be one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
 }
 
 #[cfg(test)]

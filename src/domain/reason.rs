@@ -51,9 +51,10 @@ reasons! {
     InstallationInactive "installation.inactive" 403 false "The installation is not active.";
     CredentialsCrossOwner "credentials.cross_owner" 403 false "The credential belongs to another owner or org than the installation.";
     CredentialsFallbackNotOptedIn "credentials.fallback_not_opted_in" 403 false "The org did not opt in to platform fallback for this provider.";
-    CredentialsPlatformFallbackDenied "credentials.platform_fallback_denied" 403 false "Platform fallback was asked for and is not open to this org: no platform binding allows it.";
+    CredentialsPlatformFallbackDenied "credentials.platform_fallback_denied" 403 false "Platform fallback was asked for and is not open to this org: no platform binding of the agent allows it, or its installation cannot send.";
     CredentialsMethodNotAllowed "credentials.method_not_allowed" 403 false "The provider's method is none of those that agents may call.";
     CredentialsAbsent "credentials.absent" 403 false "The installation has no credential.";
+    CredentialsExpired "credentials.expired" 403 false "The installation's credential has expired.";
     CredentialsRevoked "credentials.revoked" 403 false "The installation's credential was revoked.";
     CredentialsUnavailable "credentials.unavailable" 503 true "The installation's credential could not be opened.";
     RolloutStageOff "rollout.stage_off" 503 true "The provider's rollout stage does not let this org in yet.";

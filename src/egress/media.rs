@@ -93,7 +93,7 @@ impl Egress {
     ) -> Result<Media, Ended> {
         let policy = self.engine.pin();
         self.enter(&policy, directory, &installation.item, trail)?;
-        let lease = self.selected(trail, credentials::own(&policy, directory, installation))?;
+        let lease = self.selected(trail, credentials::own(&policy, directory, installation, self.clock.now()))?;
         let provider = providers::of(installation.item.provider);
         let call = Call { method: provider.file_method(), conversation: None };
         let answer = self

@@ -24,7 +24,7 @@ pub struct SealedSecret {
     pub fingerprint: String,
     /// When it was put.
     pub set: Timestamp,
-    /// When a previous one stops to count.
+    /// When a previous one stops to count, or a credential to be one.
     pub until: Option<Timestamp>,
 }
 
@@ -35,7 +35,8 @@ impl SealedSecret {
             fingerprint: self.fingerprint.chars().take(12).collect(),
             set_at: self.set,
             state: if self.slot == "previous" { "previous" } else { "current" },
-            until: self.until,
+            until: self.until.filter(|_| self.slot == "previous"),
+            expires_at: self.until.filter(|_| self.slot != "previous"),
         }
     }
 }
@@ -110,6 +111,24 @@ impl Directory {
         self.bindings_by_installation.get(installation).map_or(&[], Vec::as_slice)
     }
 
+    /// Whether an enabled binding ties an agent to an installation.
+    pub fn binds(&self, installation: &InstallationId, agent: &AgentId) -> bool {
+        self.bindings_of(installation).iter().any(|b| b.item.enabled && b.item.agent == *agent)
+    }
+
+    /// Whether a conversation can be an installation's. A bot that several orgs share is in the chats of all of them, so its
+    /// token alone does not say: a listed chat is who lists it, and what nobody lists is whose list is empty.
+    pub fn serves(&self, installation: &Installation, conversation: &str) -> bool {
+        let ExternalAccount::Telegram { chats, .. } = &installation.account else { return true };
+        // As the number that it is: `+5` and `05` are the same chat.
+        let Ok(chat) = conversation.parse::<i64>() else {
+            // A public name may be anybody's chat.
+            return !self.installations.values().any(|i| i.item.profile == installation.profile && i.item.id != installation.id);
+        };
+        let chat = chat.to_string();
+        if chats.is_empty() { self.by_account(&installation.profile, &format!("chat:{chat}")).is_empty() } else { chats.contains(&chat) }
+    }
+
     /// The agent with this token, by the token's keyed digest.
     pub fn agent_by_token(&self, fingerprint: &str) -> Option<&Arc<Kept<Agent>>> {
         self.agents.get(self.agents_by_token.get(fingerprint)?)
@@ -123,6 +142,13 @@ impl Directory {
     /// The flag of a provider; absence is `off`.
     pub fn flag(&self, provider: ProviderKind) -> Flag {
         self.flags.get(&provider).cloned().unwrap_or_default()
+    }
+
+    /// A directory made up for a test, with its lookups.
+    #[cfg(test)]
+    pub(crate) fn indexed(mut self) -> Self {
+        self.index();
+        self
     }
 
     /// Rebuilds every lookup from the resources.

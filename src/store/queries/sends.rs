@@ -57,12 +57,16 @@ pub(in crate::store) async fn finish_send(conn: &mut SqliteConnection, send: &Fi
         *decision = serde_json::json!(DecisionId::numbered(first + count - 1));
     }
     if send.state == "retry" {
-        sqlx::query("DELETE FROM sends WHERE id = $1").bind(send.id.as_str()).execute(&mut *conn).await.map_err(failed)?;
+        sqlx::query("DELETE FROM sends WHERE id = $1 AND state = 'started'")
+            .bind(send.id.as_str())
+            .execute(&mut *conn)
+            .await
+            .map_err(failed)?;
     } else {
         sqlx::query(
             "UPDATE sends SET state = $2, status = $3, answer_json = $4, org = $5, installation = $6, session = $7, conversation = $8, \
              credential = $9, owner = $10, fallback = $11, provider_message_id = $12, code = $13, decision_first = $14, \
-             decision_count = $15, finished_ms = $16 WHERE id = $1",
+             decision_count = $15, finished_ms = $16 WHERE id = $1 AND state = 'started'",
         )
         .bind(send.id.as_str())
         .bind(send.state)
