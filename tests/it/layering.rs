@@ -533,7 +533,7 @@ mod planted {
 
     #[test]
     fn time_and_providers() {
-        none("domain/clock.rs", "fn now() { jiff::Timestamp::now() }");
+        none("domain/clock.rs", "fn now() { jiff::Timestamp::now(); std::time::Instant::now(); }");
         one("http.rs", "fn f() { std::time::SystemTime::now() }", "the time is read");
         one("http.rs", "fn f() { jiff::Timestamp::now() }", "the time is read");
         one("http.rs", "fn f() { std::time::Instant::now() }", "a stopwatch");
