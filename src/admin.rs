@@ -2,6 +2,7 @@
 
 pub mod document;
 pub mod resources;
+pub mod rollout;
 pub mod simulate;
 pub mod view;
 
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use serde_json::{Value as Json, json};
 
 use crate::authn::principal::OperatorPrincipal;
+use crate::config::RolloutSection;
 use crate::domain::clock::Clock;
 use crate::domain::ids::{DeliveryId, EventId, RequestId};
 use crate::domain::reason::{Failure, ReasonCode, Stop};
@@ -69,6 +71,8 @@ pub struct Admin {
     pub clock: Clock,
     /// One change at a time: each is planned against what the last one left.
     pub changing: Arc<tokio::sync::Mutex<()>>,
+    /// What a promotion asks for.
+    pub rollout: RolloutSection,
     /// Whether agents may live on private addresses.
     pub allow_private_agents: bool,
     /// What tenants are told to point providers at.

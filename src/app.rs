@@ -112,6 +112,7 @@ impl Gateway {
             engine: engine.clone(),
             clock: clock.clone(),
             changing: Arc::new(Mutex::new(())),
+            rollout: config.rollout.clone(),
             allow_private_agents: config.egress.allow_private_agents,
             public_url: config.public_url.clone(),
         };

@@ -5,6 +5,7 @@ pub mod demo;
 mod doctor;
 mod policy;
 mod resources;
+mod rollout;
 mod serve;
 mod show;
 mod simulate;
@@ -124,6 +125,8 @@ enum Command {
         #[arg(long, value_name = "URL")]
         public_server: Option<String>,
     },
+    /// Take a provider from off through canary to on, and back.
+    Rollout(rollout::RolloutArgs),
     /// Check, test, prove and compare policies.
     Policy(policy::PolicyArgs),
     /// Say what is wrong with configuration, keys, store, policies and resources, and what to do.
@@ -208,6 +211,7 @@ async fn run(cli: Cli) -> Result<(), CliError> {
             });
             simulate::run(&target()?, ask, public_server).await
         }
+        Command::Rollout(args) => rollout::run(args, &target()?).await,
         Command::Policy(args) => policy::run(args, target()?).await,
         Command::Doctor { output } => doctor::run(&target()?, output).await,
     }

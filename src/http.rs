@@ -7,6 +7,7 @@ pub mod listener;
 mod media;
 mod messages;
 mod respond;
+mod rollout;
 mod webhooks;
 
 use std::sync::Arc;
@@ -80,6 +81,11 @@ pub fn operator(rooms: &Arc<Rooms>) -> Router {
         .route("/v1/simulate", post(api::simulate))
         .route("/v1/doctor", get(api::doctor))
         .route("/v1/deliveries/{id}/replay", post(api::replay))
+        .route("/v1/rollout", get(rollout::all))
+        .route("/v1/rollout/global", post(rollout::global))
+        .route("/v1/rollout/{provider}", get(rollout::one).post(rollout::set))
+        .route("/v1/rollout/{provider}/promote", post(rollout::promote))
+        .route("/v1/rollout/{provider}/rollback", post(rollout::rollback))
         .route("/v1/{kind}", get(api::list))
         .route("/v1/{kind}/{id}", get(api::get).put(api::put).delete(api::delete))
         .fallback(respond::not_found)

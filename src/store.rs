@@ -22,8 +22,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::config::{Limits, RolloutSection};
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::delivery::{Attempt, Claimed, Settled};
-use crate::domain::ids::{AgentId, DeliveryId, EventId, SessionId};
+use crate::domain::ids::{AgentId, DeliveryId, EventId, InstallationId, SessionId};
+use crate::domain::installation::ProviderKind;
 use crate::domain::record::{AuditRecord, Decision};
+use crate::domain::rollout::{FlagChange, FlagRecord, GlobalChange, GlobalRecord, MatrixRun};
 pub use terms::{
     AcceptRequest, Acceptance, Change, EventView, FinishedSend, ListFilter, NewEvent, NewSend, Page, Resource, SecretPut, SendStart,
     SessionView, StoreError,
@@ -351,6 +353,51 @@ impl Store {
             }
             removed += self.task(move |conn| Box::pin(async move { queries::free_keys(conn, &old).await })).await?;
         }
+    }
+
+    /// The global switches, and every provider's flag with how it came to be so.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn flags(&self) -> Result<(GlobalRecord, Vec<FlagRecord>), StoreError> {
+        queries::flags(&self.0.readers).await
+    }
+
+    /// Changes one provider's flag with its audit line, where it is still the version that the change was planned against.
+    /// The directory shows it when this returns.
+    ///
+    /// # Errors
+    /// When it could not be committed.
+    pub async fn change_flag(&self, change: FlagChange, audit: AuditRecord, now: Timestamp) -> Result<bool, StoreError> {
+        let done = self.task(move |conn| Box::pin(async move { queries::change_flag(conn, &change, &[audit], now).await })).await?;
+        self.reload().await?;
+        Ok(done)
+    }
+
+    /// Changes the global switches, in the same way.
+    ///
+    /// # Errors
+    /// When it could not be committed.
+    pub async fn change_global(&self, change: GlobalChange, audit: AuditRecord, now: Timestamp) -> Result<bool, StoreError> {
+        let done = self.task(move |conn| Box::pin(async move { queries::change_global(conn, &change, &[audit], now).await })).await?;
+        self.reload().await?;
+        Ok(done)
+    }
+
+    /// The last matrix run for a provider.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn last_matrix_run(&self, provider: ProviderKind) -> Result<Option<MatrixRun>, StoreError> {
+        queries::last_run(&self.0.readers, provider).await
+    }
+
+    /// How many events came in through these installations since then, counted no further than `enough`.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn events_since(&self, installations: &[InstallationId], since: Timestamp, enough: i64) -> Result<i64, StoreError> {
+        queries::events_since(&self.0.readers, installations, since, enough).await
     }
 
     /// A page of `events`, `deliveries`, `sessions`, `decisions`, `audit`, `refusals` or `sends`.

@@ -135,6 +135,14 @@ ours! {
     RequestId = "req_",
 }
 
+impl EventId {
+    /// What no event of that millisecond or later sorts before.
+    pub fn first_at(at: Timestamp) -> String {
+        let ms = u64::try_from(at.ms()).unwrap_or(0);
+        format!("{}{}", Self::PREFIX, ulid::Ulid::from_parts(ms, 0))
+    }
+}
+
 fn ulid_at(now: Timestamp) -> ulid::Ulid {
     // The thread's generator is seeded by the system and costs no call to it.
     ulid::Ulid::from_parts(u64::try_from(now.ms()).unwrap_or(0), rand::random())

@@ -149,6 +149,16 @@ reasons! {
     AdminNotReplayable "admin.not_replayable" 409 false "Only a settled or dead delivery can be replayed.";
     AdminAuditUnavailable "admin.audit_unavailable" 503 true "The audit row could not be written, so nothing was changed.";
 
+    AdminVersionConflict "admin.version_conflict" 409 false "Somebody else changed it first; look at it again.";
+
+    RolloutGateNotGreen "rollout.gate_not_green" 409 false "No green run of the failure-path matrix stands behind the promotion.";
+    RolloutNotSoaked "rollout.not_soaked" 409 false "The canary has not run long enough, or has not seen enough events.";
+    RolloutCanaryRequired "rollout.canary_required" 409 false "Only a canary is promoted; nothing goes from off to on.";
+    RolloutCanaryEmpty "rollout.canary_empty" 422 false "A canary needs orgs on its list, or a percentage.";
+    RolloutStageUnchanged "rollout.stage_unchanged" 409 false "It stands at that stage already.";
+    RolloutReasonRequired "rollout.reason_required" 422 false "The change needs a reason, for whoever reads the audit.";
+    RolloutInvalid "rollout.invalid" 422 false "The change names no provider, org, stage or percentage that there is.";
+
     ConfigUnknownKey "config.unknown_key" 500 false "The configuration has a key that does not exist.";
     ConfigInvalid "config.invalid" 500 false "The configuration does not make sense.";
     PolicyMissing "policy.missing" 500 false "There is no policy set to decide by.";

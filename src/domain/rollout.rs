@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::clock::Timestamp;
 use super::ids::OrgId;
+use super::installation::ProviderKind;
 
 /// The stage of one provider. Written in quotes in YAML where the reader might take `on` for a boolean.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
@@ -74,4 +76,107 @@ pub struct Flag {
     pub legacy_fallback: bool,
     /// What becomes of orgs that are not let in.
     pub rollback_mode: RollbackMode,
+}
+
+/// A provider's flag as it is kept, with how it came to be so.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FlagRecord {
+    /// Whose.
+    pub provider: ProviderKind,
+    /// Its stage, and the global switches.
+    pub flag: Flag,
+    /// Why it is so.
+    pub reason: Option<String>,
+    /// Who made it so.
+    pub changed_by: String,
+    /// When.
+    pub changed_at: Timestamp,
+    /// When the stage was entered.
+    pub staged_at: Timestamp,
+    /// Grows by one with each change.
+    pub version: i64,
+    /// The matrix run that the last promotion rested on.
+    pub evidence: Option<String>,
+    /// The number of the last matrix run before the last roll-back; only a later one is evidence.
+    pub rolled_back_run: i64,
+}
+
+/// The global switches as they are kept.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GlobalRecord {
+    /// Whether any provider's own apps are let in.
+    pub enabled: bool,
+    /// Whether legacy routes may be used at all.
+    pub legacy_fallback: bool,
+    /// What becomes of orgs that are not let in.
+    pub rollback_mode: RollbackMode,
+    /// Why it is so.
+    pub reason: Option<String>,
+    /// Who made it so.
+    pub changed_by: String,
+    /// When.
+    pub changed_at: Timestamp,
+    /// Grows by one with each change.
+    pub version: i64,
+}
+
+/// A change of one provider's flag, planned against a version of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FlagChange {
+    /// Whose.
+    pub provider: ProviderKind,
+    /// The version it was planned against; another one by now, and nothing is changed.
+    pub version: i64,
+    /// The stage as it will be.
+    pub stage: RolloutStage,
+    /// The list as it will be.
+    pub canary: Vec<OrgId>,
+    /// The percentage as it will be.
+    pub percent: u8,
+    /// Why.
+    pub reason: Option<String>,
+    /// Who.
+    pub by: String,
+    /// The matrix run it rests on.
+    pub evidence: Option<String>,
+    /// Whether it takes the provider back: older evidence is void then.
+    pub rolls_back: bool,
+}
+
+/// A change of the global switches.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GlobalChange {
+    /// The version it was planned against.
+    pub version: i64,
+    /// As it will be.
+    pub enabled: bool,
+    /// As it will be.
+    pub legacy_fallback: bool,
+    /// As it will be.
+    pub rollback_mode: RollbackMode,
+    /// Why.
+    pub reason: Option<String>,
+    /// Who.
+    pub by: String,
+}
+
+/// What a run of the failure-path matrix found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MatrixRun {
+    /// Grows with each run.
+    pub seq: i64,
+    /// Its identifier.
+    pub id: String,
+    /// When.
+    pub at: Timestamp,
+    /// For which provider.
+    pub provider: ProviderKind,
+    /// Against which policies.
+    pub policy_version: String,
+    /// With which build.
+    pub build: String,
+    /// How many cases were played.
+    pub played: i64,
+    /// How many were not as they must be.
+    pub red: i64,
 }

@@ -24,9 +24,9 @@ use crate::store::ListFilter;
 use crate::telemetry::metrics;
 use crate::wire::BodySource as _;
 
-type Answer = Result<Response, Response>;
+pub(super) type Answer = Result<Response, Response>;
 
-fn asking(rooms: &Rooms, headers: &HeaderMap) -> Result<Asking, Response> {
+pub(super) fn asking(rooms: &Rooms, headers: &HeaderMap) -> Result<Asking, Response> {
     let request = RequestId::fresh(rooms.clock.now());
     match rooms.operators.authenticate(bearer(headers)) {
         Ok(operator) => Ok(Asking { operator, request }),
@@ -34,7 +34,7 @@ fn asking(rooms: &Rooms, headers: &HeaderMap) -> Result<Asking, Response> {
     }
 }
 
-async fn body_of(rooms: &Rooms, asking: &Asking, body: Body) -> Result<Value, Response> {
+pub(super) async fn body_of(rooms: &Rooms, asking: &Asking, body: Body) -> Result<Value, Response> {
     let bytes = HttpBody::new(body, &rooms.config.limits)
         .read(rooms.config.limits.api_body_bytes_max)
         .await
@@ -42,7 +42,7 @@ async fn body_of(rooms: &Rooms, asking: &Asking, body: Body) -> Result<Value, Re
     serde_json::from_slice(&bytes).map_err(|e| problem_response(ReasonCode::AdminResourceInvalid, &e.to_string(), &asking.request))
 }
 
-fn shown(asking: &Asking, answer: Result<Value, AdminError>) -> Answer {
+pub(super) fn shown(asking: &Asking, answer: Result<Value, AdminError>) -> Answer {
     match answer {
         Ok(value) => Ok(Json(value).into_response()),
         Err(error) => Err(admin_error(&error, &asking.request)),

@@ -13,6 +13,9 @@ use crate::domain::ids::{AgentId, InstallationId, OrgId, ProfileId};
 use crate::domain::installation::{Ownership, ProviderKind};
 use crate::domain::reason::ReasonCode;
 use crate::domain::rollout::Flag;
+pub use operate::*;
+
+mod operate;
 
 pub(super) mod sealed {
     use super::{Cache, Caches, Question, Slice, Unfit};
@@ -222,33 +225,6 @@ pub struct AnswerInteraction {
     pub kind: &'static str,
 }
 
-/// May this operator put a new secret beside an old one?
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct RotateSecret {
-    /// Who asks.
-    pub operator: OperatorFacts,
-    /// Whose secret.
-    pub holder: SecretHolder,
-}
-
-/// May this operator end a secret at once?
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct RevokeSecret {
-    /// Who asks.
-    pub operator: OperatorFacts,
-    /// Whose secret.
-    pub holder: SecretHolder,
-}
-
-/// May this operator make everything of an org unreadable?
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct ShredOrg {
-    /// Who asks.
-    pub operator: OperatorFacts,
-    /// Whose.
-    pub org: OrgFacts,
-}
-
 /// May this installation use this credential?
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct UseCredential {
@@ -367,42 +343,6 @@ impl sealed::Ask for AnswerInteraction {
     }
 }
 
-impl sealed::Ask for RotateSecret {
-    fn question(&self, mut slice: Slice<'_>) -> Result<Question, Unfit> {
-        let principal = slice.operator(&self.operator)?;
-        let resource = slice.secret_holder(&self.holder)?;
-        slice.question(principal, Self::NAME, resource, vec![])
-    }
-
-    fn cache(caches: &Caches) -> &Cache<Self> {
-        &caches.rotate_secret
-    }
-}
-
-impl sealed::Ask for RevokeSecret {
-    fn question(&self, mut slice: Slice<'_>) -> Result<Question, Unfit> {
-        let principal = slice.operator(&self.operator)?;
-        let resource = slice.secret_holder(&self.holder)?;
-        slice.question(principal, Self::NAME, resource, vec![])
-    }
-
-    fn cache(caches: &Caches) -> &Cache<Self> {
-        &caches.revoke_secret
-    }
-}
-
-impl sealed::Ask for ShredOrg {
-    fn question(&self, mut slice: Slice<'_>) -> Result<Question, Unfit> {
-        let principal = slice.operator(&self.operator)?;
-        let resource = slice.org(&self.org)?;
-        slice.question(principal, Self::NAME, resource, vec![])
-    }
-
-    fn cache(caches: &Caches) -> &Cache<Self> {
-        &caches.shred_org
-    }
-}
-
 impl sealed::Ask for UseCredential {
     fn question(&self, mut slice: Slice<'_>) -> Result<Question, Unfit> {
         let principal = slice.installation(&self.installation)?;
@@ -472,18 +412,6 @@ impl Action for AnswerInteraction {
     const NAME: &'static str = "AnswerInteraction";
 }
 
-impl Action for RotateSecret {
-    const NAME: &'static str = "RotateSecret";
-}
-
-impl Action for RevokeSecret {
-    const NAME: &'static str = "RevokeSecret";
-}
-
-impl Action for ShredOrg {
-    const NAME: &'static str = "ShredOrg";
-}
-
 impl Action for UseCredential {
     const NAME: &'static str = "UseCredential";
 }
@@ -496,64 +424,4 @@ impl Action for EnterRollout {
     const NAME: &'static str = "EnterRollout";
     // Retryable, unlike any other no: the provider sends again and nothing is lost while the stage is closed.
     const DEFAULT_DENY: ReasonCode = ReasonCode::RolloutStageOff;
-}
-
-macro_rules! operator_questions {
-    ($($(#[$doc:meta])* $name:ident in $cache:ident;)+) => {
-        $(
-            $(#[$doc])*
-            #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-            pub struct $name {
-                /// Who asks.
-                pub operator: OperatorFacts,
-            }
-
-            impl sealed::Ask for $name {
-                fn question(&self, mut slice: Slice<'_>) -> Result<Question, Unfit> {
-                    let principal = slice.operator(&self.operator)?;
-                    let resource = slice.names.gateway.uid("byoa");
-                    slice.question(principal, Self::NAME, resource, vec![])
-                }
-
-                fn cache(caches: &Caches) -> &Cache<Self> {
-                    &caches.$cache
-                }
-            }
-
-            impl Action for $name {
-                const NAME: &'static str = stringify!($name);
-            }
-        )+
-
-        /// The answers given so far, one table for each question.
-        #[derive(Default)]
-        pub struct Caches {
-            route_message: Cache<RouteMessage>,
-            send_message: Cache<SendMessage>,
-            call_provider_method: Cache<CallProviderMethod>,
-            answer_interaction: Cache<AnswerInteraction>,
-            rotate_secret: Cache<RotateSecret>,
-            revoke_secret: Cache<RevokeSecret>,
-            shred_org: Cache<ShredOrg>,
-            use_credential: Cache<UseCredential>,
-            use_fallback: Cache<UseFallback>,
-            enter_rollout: Cache<EnterRollout>,
-            $($cache: Cache<$name>,)+
-        }
-    };
-}
-
-operator_questions! {
-    /// May this operator change resources?
-    ApplyResources in apply_resources;
-    /// May this operator read resources?
-    ViewResources in view_resources;
-    /// May this operator send a delivery again?
-    ReplayDelivery in replay_delivery;
-    /// May this operator read the audit?
-    ReadAudit in read_audit;
-    /// May this operator make up a webhook?
-    SimulateWebhook in simulate_webhook;
-    /// May this operator wrap everything sealed under a new master key?
-    RotateKeys in rotate_keys;
 }

@@ -3,6 +3,7 @@
 
 mod declared;
 mod deliveries;
+mod flags;
 mod sends;
 
 use std::borrow::Cow;
@@ -21,10 +22,11 @@ use crate::domain::record::{AuditRecord, Decision, RefusalRecord};
 
 pub(super) use declared::apply;
 pub(super) use deliveries::{lease, open_deliveries, paused_agents, release, replay, settle};
+pub(super) use flags::{change_flag, change_global, events_since, flags, last_run};
 pub(super) use sends::{abandon_sends, begin_send, finish_send};
 
-pub(super) const SEED_FLAG: &str = "INSERT INTO flags (name, enabled, stage, canary, reason, changed_by, changed_ms, version) \
-     VALUES ($1, $2, $3, '[]', 'seeded from rollout.initial', 'gateway', $4, 1) ON CONFLICT DO NOTHING";
+pub(super) const SEED_FLAG: &str = "INSERT INTO flags (name, enabled, stage, canary, reason, changed_by, changed_ms, staged_ms, version) \
+     VALUES ($1, $2, $3, '[]', 'seeded from rollout.initial', 'gateway', $4, $4, 1) ON CONFLICT DO NOTHING";
 
 pub(super) struct EventRow<'a> {
     pub request: &'a AcceptRequest,

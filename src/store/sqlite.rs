@@ -26,8 +26,11 @@ use crate::domain::rollout::RolloutStage;
 const LIBRARY_MIN: i32 = 3_051_003;
 
 /// Every migration, oldest first: version, description, text. Forward only.
-const MIGRATIONS: [(i64, &str, &str); 2] =
-    [(1, "gateway", include_str!("../../schemas/sql/0001_gateway.sql")), (2, "flags", include_str!("../../schemas/sql/0002_flags.sql"))];
+const MIGRATIONS: [(i64, &str, &str); 3] = [
+    (1, "gateway", include_str!("../../schemas/sql/0001_gateway.sql")),
+    (2, "flags", include_str!("../../schemas/sql/0002_flags.sql")),
+    (9, "rollout", include_str!("../../schemas/sql/0009_rollout.sql")),
+];
 
 pub(super) struct Opened {
     pub readers: SqlitePool,

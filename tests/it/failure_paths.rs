@@ -52,7 +52,7 @@ rows! {
     row_033 row_034 row_035 row_036 row_037 row_038 row_039 row_040 row_041 row_042 row_043 row_044 row_045 row_046 row_047 row_048
     row_049 row_051 row_052 row_054 row_055 row_056 row_057 row_058 row_059 row_061 row_062 row_063 row_064 row_065 row_066 row_067
     row_068 row_069 row_070 row_071 row_072 row_073 row_074 row_075 row_076 row_077 row_078 row_079 row_080 row_081 row_082 row_083
-    row_101 row_104 row_105 row_109 row_120 row_122
+    row_101 row_102 row_103 row_104 row_105 row_109 row_112 row_120 row_121 row_122 row_123
 }
 
 /// Every row of the matrix for every provider and mode it names is played, or stands in `not_here` with its reason; and

@@ -18,6 +18,7 @@ mod policy_cli;
 mod policy_diff;
 mod prove;
 mod reload;
+mod rollout;
 mod sdk;
 mod sessions;
 mod support;

@@ -43,3 +43,14 @@ pub fn sign(provider: ProviderKind, body: &[u8], secret: &str, at: Timestamp) ->
     let headers = providers::of(provider).sign(body, &Secret::new(secret.to_owned()), at);
     headers.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
+
+/// A signed message of an app's account, as its provider would post it.
+pub fn webhook(app: &world::App, nonce: u64, now: Timestamp) -> raw::Request {
+    let account = app.external();
+    let conversation = if app.provider == ProviderKind::Slack { "C00HELPDESK" } else { "5100000001" };
+    let sample =
+        providers::Sample { kind: "message", account: &account, app_id: Some(app.app_id), conversation, text: "hello", nonce, now };
+    let (body, media_type) = providers::of(app.provider).sample(&sample).expect("a message");
+    let proof = sign(app.provider, &body, app.secret, now);
+    raw::Request::post(&app.path(), body).header("content-type", media_type).headers(proof)
+}

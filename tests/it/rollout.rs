@@ -1,0 +1,165 @@
+//! From off through canary to on, and back: every guard, over the operator API and the command line.
+
+use byoa_gateway::domain::installation::ProviderKind;
+use serde_json::{Value, json};
+
+use super::support::gateway::TestGateway;
+use super::support::world;
+
+const NOW: i64 = 1_790_000_100;
+
+struct Desk {
+    gateway: TestGateway,
+}
+
+impl Desk {
+    async fn start() -> Self {
+        let gateway = TestGateway::start_with(NOW, |config| {
+            config.rollout.initial.clear();
+            config.rollout.min_canary_events = 2;
+        })
+        .await;
+        gateway.applied(&world::document(ProviderKind::Slack)).await;
+        Self { gateway }
+    }
+
+    /// Status and code, or the stage.
+    async fn post(&self, path: &str, body: Value) -> String {
+        let answer = self.gateway.operate("POST", &format!("/v1/rollout/{path}"), &body).await;
+        let said = answer.json();
+        let word = if answer.status == 200 { &said["stage"] } else { &said["code"] };
+        format!("{} {}", answer.status, word.as_str().unwrap_or("-"))
+    }
+
+    async fn status(&self) -> Value {
+        self.gateway.operate("GET", "/v1/rollout/slack", &Value::Null).await.json()["items"][0].clone()
+    }
+
+    /// A matrix run as the gateway stores it.
+    async fn matrix_run(&self, seconds: i64, red: i64, version: Option<&str>, build: &str) {
+        let version = match version {
+            Some(version) => version.to_owned(),
+            None => {
+                let policies = self.gateway.operate("GET", "/v1/policies", &Value::Null).await.json();
+                policies["active"]["version"].as_str().unwrap().to_owned()
+            }
+        };
+        let at = self.gateway.clock.now().ms() + seconds * 1000;
+        let sql = format!(
+            "INSERT INTO matrix_runs (id, at_ms, provider, policy_version, build, played, red, report_json) \
+             VALUES ('run_1', {at}, 'slack', '{version}', '{build}', 12, {red}, '{{}}')"
+        );
+        self.gateway.damage(&sql).await;
+    }
+
+    /// Two events of acme's own app, and an hour.
+    async fn soak(&self) {
+        for nonce in 1..=2 {
+            assert_eq!(
+                self.gateway
+                    .send(&super::support::webhook(&world::acme(ProviderKind::Slack), nonce, self.gateway.clock.now()))
+                    .await
+                    .status,
+                200
+            );
+        }
+        self.gateway.clock.advance_ms(3_600_000);
+    }
+}
+
+const BUILD: &str = env!("CARGO_PKG_VERSION");
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_guard_bites_and_the_way_through_is_open() {
+    let desk = Desk::start().await;
+    // What is no change at all.
+    assert_eq!(desk.post("viber", json!({"stage": "canary", "percent": 1})).await, "422 rollout.invalid");
+    assert_eq!(desk.post("slack", json!({"stage": "canary"})).await, "422 rollout.canary_empty");
+    assert_eq!(desk.post("slack", json!({"stage": "canary", "percent": 101})).await, "422 rollout.invalid");
+    assert_eq!(desk.post("slack", json!({"stage": "canary", "canary_orgs": ["nobody"]})).await, "422 rollout.invalid");
+    assert_eq!(desk.post("slack", json!({"stage": "half"})).await, "422 rollout.invalid");
+    // Never from off to on, by whatever word.
+    assert_eq!(desk.post("slack", json!({"stage": "on"})).await, "409 rollout.canary_required");
+    assert_eq!(desk.post("slack/promote", json!({})).await, "409 rollout.canary_required");
+    assert_eq!(desk.post("slack/rollback", json!({"reason": "no"})).await, "409 rollout.stage_unchanged");
+    assert_eq!(desk.status().await["version"], 1);
+
+    // A dry run changes nothing; then a canary for one org.
+    let dry =
+        desk.gateway.operate("POST", "/v1/rollout/slack", &json!({"stage": "canary", "canary_orgs": ["acme"], "dry_run": true})).await;
+    assert_eq!(dry.json()["to"]["stage"], "canary");
+    assert_eq!(desk.status().await["stage"], "off");
+    assert_eq!(desk.post("slack", json!({"stage": "canary", "canary_orgs": ["acme"], "reason": "first"})).await, "200 canary");
+    assert_eq!(desk.post("slack", json!({"canary_orgs": []})).await, "422 rollout.canary_empty");
+    // Editing the list leaves the stage and its soak alone.
+    desk.gateway.clock.advance_ms(60_000);
+    assert_eq!(desk.post("slack", json!({"canary_orgs": ["acme", "globex"]})).await, "200 canary");
+    assert_eq!(desk.status().await["soak"]["minutes"], 1);
+
+    // The global switch is off: nothing enters, whatever the stage.
+    let own = world::acme(ProviderKind::Slack);
+    let webhook = |nonce| super::support::webhook(&own, nonce, desk.gateway.clock.now());
+    assert_eq!(desk.gateway.send(&webhook(70)).await.status, 503);
+    assert_eq!(desk.gateway.operate("POST", "/v1/rollout/global", &json!({"enabled": true})).await.status, 200);
+    assert_eq!(desk.gateway.send(&webhook(70)).await.status, 200);
+
+    // Evidence: none, red, for other policies, by another build, too old, of tomorrow.
+    let gate = "409 rollout.gate_not_green";
+    assert_eq!(desk.post("slack/promote", json!({})).await, gate);
+    for (seconds, red, version, build) in
+        [(0, 1, None, BUILD), (0, 0, Some("0123"), BUILD), (0, 0, None, "0.0.0"), (-86_401, 0, None, BUILD), (60, 0, None, BUILD)]
+    {
+        desk.matrix_run(seconds, red, version, build).await;
+        assert_eq!(
+            desk.post("slack/promote", json!({"force": true, "reason": "hurry"})).await,
+            gate,
+            "{seconds} {red} {version:?} {build}"
+        );
+    }
+    // Green, and not soaked; by force with a reason, for whoever may.
+    desk.matrix_run(0, 0, None, BUILD).await;
+    assert_eq!(desk.status().await["matrix"]["green"], true);
+    assert_eq!(desk.post("slack/promote", json!({})).await, "409 rollout.not_soaked");
+    assert_eq!(desk.post("slack/promote", json!({"force": true})).await, "422 rollout.reason_required");
+    desk.soak().await;
+    // A clock that was set back is no soak.
+    desk.gateway.clock.step_ms(-7_200_000);
+    assert_eq!(desk.post("slack/promote", json!({})).await, gate);
+    desk.gateway.clock.step_ms(7_200_000);
+    assert_eq!(desk.post("slack/promote", json!({"version": 2})).await, "409 admin.version_conflict");
+    assert_eq!(desk.post("slack/promote", json!({"reason": "soaked"})).await, "200 on");
+    assert_eq!(desk.status().await["evidence"], "run_1");
+    assert_eq!(desk.post("slack/promote", json!({})).await, "409 rollout.stage_unchanged");
+
+    // Back, at once, with a reason; the list is kept and the evidence void.
+    assert_eq!(desk.post("slack/rollback", json!({})).await, "422 rollout.reason_required");
+    assert_eq!(desk.post("slack/rollback", json!({"reason": "complaints"})).await, "200 off");
+    assert_eq!(desk.gateway.send(&webhook(71)).await.status, 503);
+    let status = desk.status().await;
+    assert_eq!(status["canary_orgs"], json!(["acme", "globex"]));
+    assert_eq!(desk.post("slack", json!({"stage": "canary"})).await, "200 canary");
+    assert_eq!(desk.gateway.send(&webhook(71)).await.status, 200);
+    let status = desk.status().await;
+    assert_eq!(status["matrix"]["why_not"], "the last matrix run is from before the last roll-back");
+    assert_eq!(desk.post("slack/promote", json!({"force": true, "reason": "hurry"})).await, gate);
+
+    let audit = desk.gateway.kept.rows("SELECT action, outcome, code FROM audit WHERE action LIKE 'rollout.%' ORDER BY seq").await;
+    let told: Vec<String> = audit
+        .iter()
+        .map(|l| format!("{} {} {}", l["action"].as_str().unwrap(), l["outcome"].as_str().unwrap(), l["code"].as_str().unwrap_or("-")))
+        .collect();
+    assert_eq!(told.iter().filter(|l| l.ends_with("done -")).count(), 6, "{told:#?}");
+    assert!(told.contains(&"rollout.promote refused rollout.gate_not_green".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_operators_at_once_one_is_told_to_look_again() {
+    let desk = Desk::start().await;
+    let version = desk.status().await["version"].clone();
+    let body = |org: &str| json!({"stage": "canary", "canary_orgs": [org], "version": version});
+    let (one, other) = tokio::join!(desk.post("slack", body("acme")), desk.post("slack", body("globex")));
+    let mut told = [one, other];
+    told.sort();
+    assert_eq!(told, ["200 canary", "409 admin.version_conflict"]);
+    assert_eq!(desk.status().await["version"], 2);
+}
