@@ -141,14 +141,19 @@ pub(super) async fn run(args: RolloutArgs, target: &Target) -> Result<(), CliErr
         }
     };
     let answer = target.call(Method::POST, &format!("/v1/rollout/{path}"), Some(&body)).await?;
-    if answer["dry_run"] == true {
-        anstream::println!("would change {} to {}", cell(&answer["from"]), cell(&answer["to"]));
+    if at(&answer, "/dry_run") == &Value::Bool(true) {
+        anstream::println!("would change {} to {}", cell(at(&answer, "/from")), cell(at(&answer, "/to")));
     } else if path == "global" {
         global(&answer);
     } else {
         one(&answer);
     }
     Ok(())
+}
+
+/// What stands there; nothing where nothing does.
+fn at<'v>(value: &'v Value, pointer: &str) -> &'v Value {
+    value.pointer(pointer).unwrap_or(&Value::Null)
 }
 
 /// A word that may stand in an address.
@@ -169,8 +174,8 @@ async fn status(target: &Target, provider: Option<&str>, output: Output) -> Resu
     if raw(&answer, output)? {
         return Ok(());
     }
-    global(&answer["global"]);
-    for item in answer["items"].as_array().into_iter().flatten() {
+    global(at(&answer, "/global"));
+    for item in at(&answer, "/items").as_array().into_iter().flatten() {
         anstream::println!();
         one(item);
     }
@@ -179,37 +184,48 @@ async fn status(target: &Target, provider: Option<&str>, output: Output) -> Resu
 
 fn global(global: &Value) {
     let rows = ["enabled", "allow_legacy_fallback", "rollback_mode", "reason", "changed_by", "changed_at", "version"];
-    anstream::println!("{}", table(&["global", ""], rows.map(|name| vec![name.to_owned(), cell(&global[name])])));
+    anstream::println!(
+        "{}",
+        table(&["global", ""], rows.map(|name| vec![name.to_owned(), cell(global.get(name).unwrap_or(&Value::Null))]))
+    );
 }
 
 fn one(item: &Value) {
-    let soak = &item["soak"];
-    let so_far =
-        format!("{} of {} minutes, {} of {} events", soak["minutes"], soak["minutes_wanted"], soak["events"], soak["events_wanted"]);
-    let matrix = &item["matrix"];
-    let evidence = match (&matrix["green"], &matrix["run"]) {
-        (Value::Bool(true), run) => format!("green: {} of {}", cell(&run["id"]), cell(&run["at"])),
-        _ => cell(&matrix["why_not"]),
+    let soak = at(item, "/soak");
+    let so_far = format!(
+        "{} of {} minutes, {} of {} events",
+        at(soak, "/minutes"),
+        at(soak, "/minutes_wanted"),
+        at(soak, "/events"),
+        at(soak, "/events_wanted")
+    );
+    let matrix = at(item, "/matrix");
+    let evidence = match (at(matrix, "/green"), at(matrix, "/run")) {
+        (Value::Bool(true), run) => format!("green: {} of {}", cell(at(run, "/id")), cell(at(run, "/at"))),
+        _ => cell(at(matrix, "/why_not")),
     };
-    let orgs: Vec<String> = item["canary_orgs"].as_array().into_iter().flatten().map(cell).collect();
+    let orgs: Vec<String> = at(item, "/canary_orgs").as_array().into_iter().flatten().map(cell).collect();
     let mut rows = vec![
-        vec!["stage".to_owned(), cell(&item["stage"])],
+        vec!["stage".to_owned(), cell(at(item, "/stage"))],
         vec![
             "canary".to_owned(),
-            format!("{}; {} percent of orgs", if orgs.is_empty() { "no org listed".into() } else { orgs.join(", ") }, item["percent"]),
+            format!("{}; {} percent of orgs", if orgs.is_empty() { "no org listed".into() } else { orgs.join(", ") }, at(item, "/percent")),
         ],
-        vec!["changed".to_owned(), format!("{} by {}: {}", cell(&item["changed_at"]), cell(&item["changed_by"]), cell(&item["reason"]))],
-        vec!["version".to_owned(), cell(&item["version"])],
+        vec![
+            "changed".to_owned(),
+            format!("{} by {}: {}", cell(at(item, "/changed_at")), cell(at(item, "/changed_by")), cell(at(item, "/reason"))),
+        ],
+        vec!["version".to_owned(), cell(at(item, "/version"))],
     ];
-    if item["stage"] == "canary" {
+    if at(item, "/stage") == "canary" {
         rows.push(vec!["soak".to_owned(), so_far]);
     }
     rows.push(vec!["matrix".to_owned(), evidence]);
-    for why in item["next"]["blocked_by"].as_array().into_iter().flatten() {
+    for why in at(item, "/next/blocked_by").as_array().into_iter().flatten() {
         rows.push(vec!["blocked by".to_owned(), cell(why)]);
     }
-    if !item["next"]["command"].is_null() {
-        rows.push(vec!["next".to_owned(), cell(&item["next"]["command"])]);
+    if !at(item, "/next/command").is_null() {
+        rows.push(vec!["next".to_owned(), cell(at(item, "/next/command"))]);
     }
-    anstream::println!("{}", table(&[&cell(&item["provider"]), ""], rows));
+    anstream::println!("{}", table(&[&cell(at(item, "/provider")), ""], rows));
 }
