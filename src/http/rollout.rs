@@ -1,7 +1,5 @@
 //! Rollout on the operator API: each handler is a door to one function of `admin::rollout`.
 
-#![expect(clippy::result_large_err, reason = "a refusal is an answer as large as any other")]
-
 use std::sync::Arc;
 
 use axum::body::Body;
