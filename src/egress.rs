@@ -427,3 +427,6 @@ fn refused(ended: &Ended, request: &RequestId) -> SendAnswer {
     let code = ended.stop.code();
     SendAnswer { status: code.status(), body: problem(code, &ended.detail, request), retry_after_s: ended.retry_after_s }
 }
+
+#[cfg(test)]
+mod tests;

@@ -133,7 +133,7 @@ impl Provider for Slack {
         let mut fields = Map::new();
         fields.insert("channel".into(), message.conversation.as_str().into());
         if let Some(text) = text {
-            fields.insert("text".into(), text.into());
+            fields.insert("text".into(), escaped(text).into());
         }
         if let Some(thread) = &message.thread {
             fields.insert("thread_ts".into(), thread.as_str().into());
@@ -268,6 +268,12 @@ impl Provider for Slack {
         let digest = hex::encode(key.sign(&[&prefix(timestamp.as_bytes()), body]));
         vec![(TIMESTAMP, timestamp), (SIGNATURE, format!("{SCHEME}={digest}"))]
     }
+}
+
+/// <https://docs.slack.dev/messaging/formatting-message-text>: these three make mentions, commands and links. Whoever wants
+/// one says so in a native field.
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
 /// What stands before the body in the signed text: the timestamp goes in as it was sent.

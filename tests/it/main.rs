@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::string_slice)]
 
 mod answers;
+mod behaviour;
 mod cli;
 mod demo;
 mod docs;
@@ -14,6 +15,7 @@ mod journey;
 mod layering;
 mod media;
 mod operator;
+mod outbound;
 mod policy_cli;
 mod policy_diff;
 mod prove;

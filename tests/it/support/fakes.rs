@@ -54,6 +54,9 @@ struct Route {
     body: Bytes,
 }
 
+/// The status of a route that never answers.
+const HANGS: u16 = 0;
+
 struct Fake {
     routes: Arc<Mutex<Vec<Route>>>,
     address: SocketAddr,
@@ -89,6 +92,9 @@ impl Fake {
                         let route = routed.lock().unwrap().iter().rev().find(|r| path.starts_with(&r.prefix)).cloned();
                         let _ = tell.send(Seen { method: parts.method.to_string(), path, headers: parts.headers, body });
                         if let Some(route) = route {
+                            if route.status == HANGS {
+                                std::future::pending::<()>().await;
+                            }
                             let mut answer = hyper::Response::builder().status(route.status);
                             for (name, value) in &route.headers {
                                 answer = answer.header(*name, value);
@@ -153,6 +159,11 @@ impl FakeProvider {
     pub fn on(&self, prefix: &str, status: u16, headers: &[(&'static str, &str)], body: impl Into<Bytes>) {
         let headers = headers.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
         self.0.routes.lock().unwrap().push(Route { prefix: prefix.to_owned(), status, headers, body: body.into() });
+    }
+
+    /// Never answers on paths that begin so.
+    pub fn hangs_on(&self, prefix: &str) {
+        self.on(prefix, HANGS, &[], "");
     }
 
     pub async fn start() -> Self {
