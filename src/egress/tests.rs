@@ -69,7 +69,17 @@ async fn a_send_that_breaks_is_settled_and_not_repeated() {
     let settled = SendStart::Answered { status: 504, answer: answer.body.clone() };
     assert_eq!(egress.store.begin_send(again(MessageId::fresh(NOW))).await.unwrap(), settled);
     // What was settled before it broke stays as it was.
-    let late = egress.to_its_end(id, &principal, &request, async { panic!("once more") }).await;
-    assert_eq!((late.status, egress.store.begin_send(again(MessageId::fresh(NOW))).await.unwrap()), (504, settled));
+    let other = |id: MessageId| NewSend { key: "other".into(), ..again(id) };
+    let id = MessageId::fresh(NOW);
+    assert_eq!(egress.store.begin_send(other(id.clone())).await.unwrap(), SendStart::Fresh);
+    let (this, who, asked, settling) = (egress.clone(), principal.clone(), request.clone(), id.clone());
+    let late = async move {
+        let receipt = Receipt { provider_message_id: "1.2".into() };
+        let _ = this.finish(settling, &who, &asked, Trail::default(), Ok(receipt)).await;
+        panic!("too late")
+    };
+    assert_eq!(egress.to_its_end(id, &principal, &request, late).await.status, 504);
+    let known = egress.store.begin_send(other(MessageId::fresh(NOW))).await.unwrap();
+    assert!(matches!(known, SendStart::Answered { status: 200, .. }), "{known:?}");
     egress.store.close().await;
 }
