@@ -34,6 +34,7 @@ shipped! {
     "tables/20-sending.yaml",
     "tables/25-methods.yaml",
     "tables/30-credentials.yaml",
+    "tables/35-credentials-all.yaml",
     "tables/35-fallback.yaml",
     "tables/40-rollout.yaml",
     "tables/45-legacy.yaml",
