@@ -377,7 +377,8 @@ fn a_platform_installation_that_cannot_send_itself_takes_nothing_over() {
 #[test]
 fn only_a_binding_that_is_on_and_the_agents_own_leads_to_the_platform() {
     let law = law();
-    let tweaks: [(&str, fn(&mut Binding)); 3] = [
+    type Tweak = (&'static str, fn(&mut Binding));
+    let tweaks: [Tweak; 3] = [
         ("off", |b| b.enabled = false),
         ("does not allow it", |b| b.allow_platform_fallback = false),
         ("another agent's", |b| b.agent = AgentId::parse("globex-agent").unwrap()),

@@ -1,5 +1,7 @@
 //! Files for agents: a ticket in place of an address, bytes in place of a token.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use byoa_gateway::domain::clock::Timestamp;
 use byoa_gateway::domain::installation::ProviderKind;
 use byoa_gateway::providers::{self, Sample};
@@ -194,8 +196,14 @@ async fn a_ticket_that_is_not_the_callers_now_is_not_found_whatever_is_wrong_wit
         flipped[middle] = if flipped[middle] == b'A' { b'B' } else { b'A' };
         let flipped = String::from_utf8(flipped).unwrap();
         let (acme, globex) = (bearer("acme"), bearer("globex"));
+        // Made out to somebody else, under the old MAC.
+        let bytes = URL_SAFE_NO_PAD.decode(&ticket).unwrap();
+        let (mac, names) = bytes.split_at(32);
+        let names = String::from_utf8(names.to_vec()).unwrap().replace("acme-agent", "globex-agent");
+        let readdressed = URL_SAFE_NO_PAD.encode([mac, names.as_bytes()].concat());
         for (ticket, who, what) in [
             (&flipped, acme.as_str(), "changed"),
+            (&readdressed, globex.as_str(), "made out to another agent"),
             (&ticket, globex.as_str(), "another org's agent"),
             (&ticket, "Bearer agt_second_3kd9slw02mfj47", "another agent of the same org"),
         ] {
