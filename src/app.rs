@@ -25,8 +25,10 @@ use crate::policy::{Engine, History};
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
 use crate::transport::Transport;
+use crate::vault::reply::ReplyLinks;
 use crate::vault::ticket::MediaLinks;
 use crate::vault::{Vault, keys};
+use crate::wire::waiting::Waiting;
 
 /// Secrets that the environment may bring instead of files.
 #[derive(Debug, Default)]
@@ -88,6 +90,7 @@ impl Gateway {
 
         let (stop, stopping) = watch::channel(false);
         let unproved = Unproved::default();
+        let waiting = Waiting::default();
         let ingress = Ingress {
             store: store.clone(),
             vault: vault.clone(),
@@ -95,6 +98,9 @@ impl Gateway {
             metrics: metrics.clone(),
             clock: clock.clone(),
             unproved: unproved.clone(),
+            waiting: waiting.clone(),
+            // Where another process delivers, the answer arrives there.
+            synchronous: Duration::from_millis(if config.delivery.concurrency == 0 { 0 } else { config.limits.synchronous_ms }),
         };
         let egress = Egress {
             store: store.clone(),
@@ -120,6 +126,8 @@ impl Gateway {
             store: store.clone(),
             vault: vault.clone(),
             links: MediaLinks::new(vault.clone(), config.public_url.as_deref(), config.limits.media_url_hours),
+            replies: ReplyLinks::new(vault.clone(), config.public_url.as_deref()),
+            waiting,
             transport: Transport::agents(config.egress.allow_private_agents)?,
             clock: clock.clone(),
             settings: config.delivery.clone(),

@@ -289,6 +289,8 @@ pub struct Limits {
     pub media_timeout_ms: u64,
     /// How long the address of a file that an agent was told can be used, in hours.
     pub media_url_hours: u32,
+    /// How long a provider that waits for the agent's own answer is kept waiting, in milliseconds; 0 never.
+    pub synchronous_ms: u64,
     /// A session without an event, in hours.
     pub session_idle_hours: u32,
     /// A session in all, in days.
@@ -313,6 +315,7 @@ impl Default for Limits {
             media_bytes_max: 100 * 1024 * 1024,
             media_timeout_ms: 300_000,
             media_url_hours: 24,
+            synchronous_ms: 2_500,
             session_idle_hours: 24,
             session_age_days: 7,
             drain_timeout_ms: 25_000,

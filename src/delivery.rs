@@ -6,6 +6,7 @@
 
 pub mod attempt;
 pub mod cloudevent;
+pub mod native;
 pub mod retry;
 
 use std::collections::HashMap;
@@ -24,7 +25,9 @@ use crate::domain::reason::ReasonCode;
 use crate::store::{EventView, Store};
 use crate::transport::Transport;
 use crate::vault::Vault;
+use crate::vault::reply::ReplyLinks;
 use crate::vault::ticket::MediaLinks;
+use crate::wire::waiting::{Told, Waiting};
 use attempt::Verdict;
 
 /// So much of an agent's answer is read.
@@ -67,6 +70,10 @@ pub struct Courier {
     pub vault: Vault,
     /// Addresses of files.
     pub links: MediaLinks,
+    /// Addresses that agents reply at.
+    pub replies: ReplyLinks,
+    /// Who waits for agents' answers.
+    pub waiting: Waiting,
     /// To agents: guarded.
     pub transport: Transport,
     /// The time.
@@ -228,6 +235,8 @@ impl Courier {
             let settled = retry::settle(&verdict, schedule, claimed.attempt, spread, self.clock.now());
             (verdict, status, settled)
         };
+        // Whoever still waits waits in vain: the next attempt is too late.
+        self.waiting.tell(&claimed.event, || Told::Failed);
         let now = self.clock.now();
         let record = Attempt { number: claimed.attempt, at, took_ms: now.ms().saturating_sub(at.ms()), status, code: verdict.code() };
         let outcome = match &settled {
@@ -260,7 +269,8 @@ impl Courier {
         self.observer.settled(&claimed, outcome, now.ms().saturating_sub(received.ms()));
     }
 
-    /// The signed POST; what it came to and the agent's status, where it answered.
+    /// The signed POST; what it came to and the agent's status, where it answered. Its body goes to nobody but a request that
+    /// waits for it.
     async fn attempt(&self, event: &EventView, claimed: &Claimed, now: Timestamp) -> (Verdict, Option<u16>) {
         let directory = self.store.directory();
         let Some(agent) = directory.agents.get(&claimed.agent) else {
@@ -268,7 +278,7 @@ impl Courier {
             return (Verdict::failed(ReasonCode::DeliveryAgentUnreachable), None);
         };
         let request = match self.vault.agent_signing(agent) {
-            Ok(secret) => attempt::compose(event, &agent.item, &secret, claimed, &self.links, now),
+            Ok(secret) => attempt::compose(event, &agent.item, &secret, claimed, &self.links, &self.replies, now),
             Err(failure) => {
                 tracing::warn!(agent = %claimed.agent, code = %failure.code, detail = failure.detail, "a delivery cannot be signed");
                 Err(failure.code)
@@ -280,6 +290,9 @@ impl Courier {
         };
         let answer = self.transport.send(request, self.settings.attempt_timeout_ms, ANSWER_BYTES_MAX).await;
         let verdict = attempt::classify(&answer, self.clock.now());
+        if let (Verdict::Delivered, Ok(answer)) = (&verdict, &answer) {
+            self.waiting.tell(&event.id, || Told::Answered(answer.body.clone()));
+        }
         (verdict, answer.ok().map(|a| a.status))
     }
 }

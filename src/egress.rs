@@ -5,6 +5,7 @@
 
 mod call;
 mod media;
+mod reply;
 
 use std::sync::Arc;
 

@@ -6,6 +6,7 @@ mod framing;
 pub mod listener;
 mod media;
 mod messages;
+mod replies;
 mod respond;
 mod rollout;
 mod webhooks;
@@ -60,6 +61,7 @@ pub fn public(rooms: &Arc<Rooms>) -> Router {
         .route("/webhooks/{provider}/{ingress_id}", any(webhooks::receive))
         .route("/v1/messages", post(messages::send))
         .route("/v1/media/{ticket}", get(media::fetch))
+        .route("/sdk/slack/respond/{ticket}", post(replies::reply))
         .fallback(respond::not_found);
     for (path, profile) in &rooms.config.ingress.aliases {
         let profile = profile.clone();

@@ -3,10 +3,11 @@
 //! Order, which no field of a request can change: path, limits, headers' proof, body, signature, one strict parse, binding,
 //! rollout, policy, one transaction, answer. Nothing durable happens before proof. Floor 7.
 
+mod synchronous;
 pub mod unproved;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::Method;
@@ -26,7 +27,9 @@ use crate::store::directory::{Directory, Kept};
 use crate::store::{AcceptRequest, Acceptance, NewEvent, Store};
 use crate::telemetry::metrics::Metrics;
 use crate::vault::Vault;
+use crate::wire::waiting::Waiting;
 use crate::wire::{BodySource, RequestHead};
+use synchronous::Awaited;
 use unproved::Unproved;
 
 /// Everything the pipeline needs.
@@ -43,6 +46,10 @@ pub struct Ingress {
     pub clock: Clock,
     /// Counts what never got as far as a record.
     pub unproved: Unproved,
+    /// Where agents' answers arrive that providers wait for.
+    pub waiting: Waiting,
+    /// How long they are waited for; zero asks nobody.
+    pub synchronous: Duration,
 }
 
 /// What the provider is told.
@@ -50,6 +57,8 @@ pub struct Ingress {
 pub enum Outcome {
     /// Everything that may go on is committed; what may not is recorded. Do not send it again.
     Settled,
+    /// The same, and the agent's own answer goes along: only of a kind that the provider waits for.
+    Answered(Bytes),
     /// The address check is answered.
     Handshake(String),
     /// Refused before proof, or our own trouble: the code's status says what to do.
@@ -156,7 +165,10 @@ impl Ingress {
         match routing::inbound(policy, directory, verified) {
             Ok(routed) => {
                 self.count(routed.decision(), began);
-                draft.event(routed, entered);
+                let asked = self.ask_for_answer(policy, directory, &routed);
+                let decisions = entered.into_iter().chain([routed.decision().clone()]).chain(asked.as_ref().map(|a| a.decision.clone()));
+                let event = draft.event(&routed, decisions.collect());
+                draft.awaited = asked.and_then(|asked| self.await_answer(asked, &event));
             }
             Err(Unrouted { verified, refusal, decision }) => {
                 if let Some(decision) = &decision {
@@ -177,7 +189,7 @@ impl Ingress {
 
     /// One transaction; 200 only after it is on disk.
     async fn accept(&self, draft: Draft<'_>) -> Result<Outcome, Stop> {
-        let Draft { profile, request, .. } = draft;
+        let Draft { profile, request, mut awaited, .. } = draft;
         if request.events.is_empty() && request.refusals.is_empty() {
             self.metrics.ingress(profile.provider, Some(profile.owner.mode()), "accepted", None);
             return Ok(Outcome::Settled);
@@ -192,14 +204,21 @@ impl Ingress {
                     tracing::debug!(request = %request_id, profile = %profile.id, event = %event, "accepted");
                     self.metrics.ingress(profile.provider, mode, "accepted", None);
                 }
-                Acceptance::Duplicate => self.metrics.ingress(profile.provider, mode, "duplicate", Some(ReasonCode::IngressDuplicate)),
+                Acceptance::Duplicate => {
+                    // Its one delivery is the first one's.
+                    awaited = None;
+                    self.metrics.ingress(profile.provider, mode, "duplicate", Some(ReasonCode::IngressDuplicate));
+                }
             }
         }
         for code in refused {
             tracing::warn!(request = %request_id, profile = %profile.id, reason = %code, "refused");
             self.metrics.ingress(profile.provider, mode, "refused", Some(code));
         }
-        Ok(Outcome::Settled)
+        match awaited {
+            Some(awaited) => Ok(self.answer(awaited, &request_id).await),
+            None => Ok(Outcome::Settled),
+        }
     }
 
     /// Ended before proof, or by our own trouble. Nothing durable: a counter, and a line a minute.
@@ -275,6 +294,8 @@ struct Draft<'a> {
     profile: &'a AppProfile,
     body: &'a Bytes,
     request: AcceptRequest,
+    /// The event whose answer the provider waits for.
+    awaited: Option<Awaited>,
 }
 
 /// Bytes of a refused body that an operator is shown.
@@ -289,7 +310,7 @@ impl<'a> Draft<'a> {
             refusals: Vec::new(),
             denials: Vec::new(),
         };
-        Self { head, profile, body, request }
+        Self { head, profile, body, request, awaited: None }
     }
 
     /// Records a refusal: of the whole body, or of one event of one installation.
@@ -317,7 +338,7 @@ impl<'a> Draft<'a> {
         self.refuse(refusal.code, Some(verified), decision);
     }
 
-    fn event(&mut self, routed: Routed, entered: Option<Arc<Decision>>) {
+    fn event(&mut self, routed: &Routed, decisions: Vec<Arc<Decision>>) -> EventId {
         let now = self.head.received;
         let (verified, binding) = (routed.verified(), routed.binding());
         let (sender, event) = (verified.sender(), verified.event());
@@ -333,8 +354,9 @@ impl<'a> Draft<'a> {
             conversation.and_then(|c| c.thread.as_deref()),
             peer,
         );
+        let id = EventId::fresh(now);
         self.request.events.push(NewEvent {
-            id: EventId::fresh(now),
+            id: id.clone(),
             org: installation.org.clone(),
             provider: installation.provider,
             mode: sender.mode(),
@@ -354,8 +376,9 @@ impl<'a> Draft<'a> {
             normal: event.normal.clone(),
             raw: event.raw.clone(),
             media_type: event.media_type,
-            decisions: entered.into_iter().chain([routed.decision().clone()]).collect(),
+            decisions,
         });
+        id
     }
 }
 

@@ -10,13 +10,15 @@ pub mod whatsapp;
 #[cfg(test)]
 mod conformance;
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use http::Method;
 use serde_json::{Map, Value};
 
 use crate::crypto::MacKey;
 use crate::domain::clock::Timestamp;
-use crate::domain::installation::{ExternalAccount, ProviderKind};
+use crate::domain::installation::{AnswerKind, ExternalAccount, ProviderKind};
 use crate::domain::message::{InboundEvent, OutboundMessage, SendReceipt};
 use crate::domain::reason::ReasonCode;
 use crate::domain::secret::Secret;
@@ -157,6 +159,17 @@ pub struct EdgeLimits {
     pub signs_time: bool,
 }
 
+/// An address in an event's bytes that works without a token.
+#[derive(Debug)]
+pub struct ReplyAddress {
+    /// Where it stands, as it is encoded there.
+    pub at: Range<usize>,
+    /// What it is.
+    pub url: Secret,
+    /// The conversation it posts to, where the bytes around it say so.
+    pub conversation: Option<String>,
+}
+
 /// What to make up for `byoa simulate` and the demo.
 #[derive(Clone, Debug)]
 pub struct Sample<'a> {
@@ -228,6 +241,54 @@ pub trait Provider: Send + Sync {
     fn raw_for_agent(&self, raw: &[u8], media_type: &str) -> serde_json::Value {
         let _ = media_type;
         serde_json::from_slice(raw).unwrap_or_default()
+    }
+
+    /// The addresses in an event's own bytes to which anybody who has them may post in the app's name, in their order.
+    ///
+    /// # Errors
+    /// [`ReasonCode::StoreCorrupt`] when the bytes cannot be read any more.
+    fn reply_addresses(&self, raw: &[u8], media_type: &str) -> Result<Vec<ReplyAddress>, ReasonCode> {
+        let _ = (raw, media_type);
+        Ok(Vec::new())
+    }
+
+    /// A text as it stands in a place of [`Provider::reply_addresses`].
+    fn as_reply_address(&self, text: &str, media_type: &str) -> String {
+        let _ = media_type;
+        text.to_owned()
+    }
+
+    /// A post to one of them.
+    ///
+    /// # Errors
+    /// [`ReasonCode::EgressMessageInvalid`] when it is not the provider's address, or the body is none for it.
+    fn reply(&self, address: &Secret, body: &Bytes, api_base: &str) -> Result<WireRequest, ReasonCode> {
+        let _ = (address, body, api_base);
+        Err(ReasonCode::EgressMessageInvalid)
+    }
+
+    /// Reads what the provider answered to it.
+    fn read_reply(&self, response: &WireResponse) -> SendReceipt {
+        self.read_receipt(response)
+    }
+
+    /// What the provider says with its own repeats, said with the gateway's; `repeat` is 1 for the first.
+    fn repeat_headers(&self, repeat: i64) -> Vec<(&'static str, String)> {
+        let _ = repeat;
+        Vec::new()
+    }
+
+    /// What the provider waits for, where it waits for an answer to this event. By default it never does: Telegram would
+    /// execute one.
+    fn answer_kind(&self, event: &InboundEvent) -> Option<AnswerKind> {
+        let _ = event;
+        None
+    }
+
+    /// An agent's answer as the provider may get it: built anew from what was read, `None` when it is not of the kind's form.
+    fn answer(&self, kind: AnswerKind, body: &[u8]) -> Option<Vec<u8>> {
+        let _ = (kind, body);
+        None
     }
 
     /// The provider's name of what [`Provider::render`] calls, as in `chat.postMessage`.

@@ -4,6 +4,7 @@
 //! provider credential without a grant. Floor 3.
 
 pub mod keys;
+pub mod reply;
 pub mod ticket;
 
 use std::collections::HashMap;

@@ -2,6 +2,7 @@
 
 pub mod json;
 pub mod problem;
+pub mod waiting;
 
 use std::fmt;
 use std::future::Future;

@@ -9,7 +9,7 @@ use super::AdminError;
 use crate::domain::clock::Timestamp;
 use crate::domain::ids::{AgentId, BindingId, InstallationId, OrgId, ProfileId};
 use crate::domain::installation::{
-    AgentStatus, DeliveryFormat, ExternalAccount, InstallationStatus, Mode, Ownership, ProviderKind, Selector, SessionScope,
+    AgentStatus, AnswerKind, DeliveryFormat, ExternalAccount, InstallationStatus, Mode, Ownership, ProviderKind, Selector, SessionScope,
 };
 use crate::domain::reason::ReasonCode;
 use crate::domain::secret::Secret;
@@ -70,6 +70,8 @@ pub(super) struct AgentSpec {
     pub(super) endpoint: String,
     #[serde(default)]
     pub(super) format: DeliveryFormat,
+    #[serde(default)]
+    pub(super) synchronous: BTreeSet<AnswerKind>,
     pub(super) signing_secret: Option<SecretSpec>,
     pub(super) token: Option<SecretSpec>,
     pub(super) status: Option<AgentStatus>,

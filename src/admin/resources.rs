@@ -8,7 +8,7 @@ use super::{Admin, AdminError, Asking};
 use crate::domain::clock::Timestamp;
 use crate::domain::ids::{CredentialId, OrgId};
 use crate::domain::installation::{
-    Agent, AgentStatus, AppProfile, Binding, ExternalAccount, Installation, InstallationStatus, Org, Ownership,
+    Agent, AgentStatus, AppProfile, Binding, DeliveryFormat, ExternalAccount, Installation, InstallationStatus, Org, Ownership,
 };
 use crate::domain::reason::ReasonCode;
 use crate::domain::secret::{self, Secret, Unfit};
@@ -151,6 +151,27 @@ impl<'a> Plan<'a> {
         for spec in document.bindings {
             self.binding(spec)?;
         }
+        self.native_secrets_fit()
+    }
+
+    /// A provider's SDK takes no secret that the provider could not have given out, so an agent that wants native events of
+    /// an installation has one of that form. Looked at whenever one of the two changes.
+    fn native_secrets_fit(&self) -> Result<(), AdminError> {
+        let changed = |kind: &str, id: &str| self.applied.iter().any(|a| a.kind == kind && a.id == id && a.action != "unchanged");
+        for binding in self.future.bindings.values() {
+            let (binding, agent) = (&binding.item, self.future.agents.get(&binding.item.agent));
+            let Some(agent) = agent.filter(|agent| agent.item.format == DeliveryFormat::Native) else { continue };
+            let installation = self.future.installations.get(&binding.installation);
+            let looked_at = changed("bindings", binding.id.as_str()) || changed("agents", binding.agent.as_str());
+            let Some(provider) = installation.map(|i| i.item.provider).filter(|_| looked_at) else { continue };
+            if !providers::of(provider).secret_form(self.admin.vault.agent_signing(agent)?.expose()) {
+                let detail = format!(
+                    "agents `{}`: signing_secret has characters that {provider} does not use, so its SDKs cannot have it; binding `{}` needs it",
+                    binding.agent, binding.id
+                );
+                return Err(AdminError::new(ReasonCode::AdminResourceInvalid, detail));
+            }
+        }
         Ok(())
     }
 
@@ -176,7 +197,8 @@ impl<'a> Plan<'a> {
         let known = self.future.agents.get(&spec.id).map(|k| (k.item.clone(), k.secrets.clone()));
         immutable(&at, "org", known.as_ref().map(|(k, _)| &k.org), &spec.org)?;
         let status = spec.status.or(known.as_ref().map(|(k, _)| k.status)).unwrap_or(AgentStatus::Active);
-        let agent = Agent { id: spec.id, org: spec.org, endpoint: spec.endpoint, format: spec.format, status };
+        let AgentSpec { id, org, endpoint, format, synchronous, .. } = spec;
+        let agent = Agent { id, org, endpoint, format, synchronous, status };
         let encoded = spec.signing_secret.as_ref().and_then(|s| s.value.expose().strip_prefix("whsec_"));
         if encoded.is_some_and(|text| base64::engine::general_purpose::STANDARD.decode(text).is_err()) {
             let detail =

@@ -4,6 +4,15 @@ use super::principal::AgentPrincipal;
 use crate::domain::reason::ReasonCode;
 use crate::store::directory::Directory;
 use crate::vault::Vault;
+use crate::vault::reply::ReplyTicket;
+
+/// The agent that a reply ticket was written for. The ticket is the proof: SDKs post to such an address without a token.
+///
+/// # Errors
+/// [`ReasonCode::EgressNotFound`] when there is no such agent any more.
+pub fn of_reply(ticket: &ReplyTicket, directory: &Directory) -> Result<AgentPrincipal, ReasonCode> {
+    directory.agents.get(ticket.agent()).cloned().map(AgentPrincipal::new).ok_or(ReasonCode::EgressNotFound)
+}
 
 /// Longest token that is looked at.
 const TOKEN_CHARS_MAX: usize = 512;

@@ -74,6 +74,7 @@ impl World {
                 org: Some(org_id(org)),
                 endpoint: "http://127.0.0.1:9/".into(),
                 format: DeliveryFormat::Cloudevents,
+                synchronous: BTreeSet::new(),
                 status: AgentStatus::Active,
             };
             world.directory.agents.insert(id, Arc::new(Kept { item, secrets: vec![], updated: NOW }));

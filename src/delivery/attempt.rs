@@ -2,17 +2,20 @@
 
 use http::Method;
 
-use super::{cloudevent, retry};
+use super::{cloudevent, native, retry};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::Claimed;
 use crate::domain::installation::{Agent, DeliveryFormat};
-use crate::domain::message::Attachment;
 use crate::domain::reason::ReasonCode;
 use crate::domain::secret::Secret;
 use crate::store::EventView;
 use crate::transport::TransportError;
+use crate::vault::reply::ReplyLinks;
 use crate::vault::ticket::MediaLinks;
 use crate::wire::{WireRequest, WireResponse};
+
+/// The headers and the body of an attempt, as its format has them.
+pub(super) type Composed = (Vec<(&'static str, Secret)>, Vec<u8>);
 
 /// What an attempt came to.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -56,25 +59,18 @@ pub fn compose(
     secret: &Secret,
     claimed: &Claimed,
     links: &MediaLinks,
+    replies: &ReplyLinks,
     now: Timestamp,
 ) -> Result<WireRequest, ReasonCode> {
-    let (body, media_type) = match agent.format {
+    let (mut headers, body) = match agent.format {
+        // From now on, not from when the event came: a late or replayed delivery is of use too.
         DeliveryFormat::Cloudevents => {
-            // From now on, not from when the event came: a late or replayed delivery is of use too.
-            let link = |file: &Attachment| links.link(&event.installation, &agent.id, &file.id, now);
-            (cloudevent::body(event, link).map_err(|_| ReasonCode::StoreCorrupt)?, cloudevent::MEDIA_TYPE)
+            cloudevent::compose(event, secret, now, |file| links.link(&event.installation, &agent.id, &file.id, now))?
         }
+        DeliveryFormat::Native => native::compose(event, secret, claimed, now, |place| replies.link(event, place))?,
     };
-    let id = event.id.as_str();
-    let signature = cloudevent::signature(secret, id, now, &body).ok_or(ReasonCode::DeliverySecretUnavailable)?;
-    let headers = vec![
-        ("content-type", Secret::new(media_type.into())),
-        ("webhook-id", Secret::new(id.into())),
-        ("webhook-timestamp", Secret::new(now.secs().to_string())),
-        ("webhook-signature", Secret::new(signature)),
-        ("byoa-delivery", Secret::new(claimed.id.to_string())),
-        ("byoa-attempt", Secret::new(claimed.attempt.to_string())),
-    ];
+    headers.push(("byoa-delivery", Secret::new(claimed.id.to_string())));
+    headers.push(("byoa-attempt", Secret::new(claimed.attempt.to_string())));
     Ok(WireRequest { method: Method::POST, url: Secret::new(agent.endpoint.clone()), headers, body: body.into() })
 }
 

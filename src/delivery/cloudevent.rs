@@ -8,9 +8,11 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
+use super::attempt::Composed;
 use crate::crypto::MacKey;
 use crate::domain::clock::Timestamp;
 use crate::domain::message::{Attachment, Conversation, Sender};
+use crate::domain::reason::ReasonCode;
 use crate::domain::secret::Secret;
 use crate::providers;
 use crate::store::EventView;
@@ -62,6 +64,23 @@ struct Attached<'a> {
     attachment: &'a Attachment,
     /// The gateway's to give; the provider's would carry a token.
     url: String,
+}
+
+/// The headers and the body of one attempt; `link` gives the address of a file.
+///
+/// # Errors
+/// `delivery.secret_unavailable` when the secret is no key, `store.corrupt` when the event cannot be written.
+pub fn compose(event: &EventView, secret: &Secret, now: Timestamp, link: impl Fn(&Attachment) -> String) -> Result<Composed, ReasonCode> {
+    let body = body(event, link).map_err(|_| ReasonCode::StoreCorrupt)?;
+    let id = event.id.as_str();
+    let signature = signature(secret, id, now, &body).ok_or(ReasonCode::DeliverySecretUnavailable)?;
+    let headers = vec![
+        ("content-type", Secret::new(MEDIA_TYPE.into())),
+        ("webhook-id", Secret::new(id.into())),
+        ("webhook-timestamp", Secret::new(now.secs().to_string())),
+        ("webhook-signature", Secret::new(signature)),
+    ];
+    Ok((headers, body))
 }
 
 /// The event as its agent sees it; `link` gives the address of a file.
@@ -130,7 +149,7 @@ pub(super) mod tests {
     use crate::domain::installation::ProviderKind;
     use crate::domain::message::{ConversationKind, Normal};
 
-    fn event(normal: Normal, raw: &str) -> EventView {
+    pub fn event(normal: Normal, raw: &str) -> EventView {
         EventView {
             id: EventId::parse("evt_01").unwrap(),
             received: Timestamp::from_ms(1_790_000_100_250),

@@ -237,6 +237,31 @@ pub enum DeliveryFormat {
     /// CloudEvents 1.0, structured JSON, signed as Standard Webhooks.
     #[default]
     Cloudevents,
+    /// The provider's own bytes, signed as that provider signs, with the agent's secret: for unmodified SDKs.
+    Native,
+}
+
+/// What a provider waits for an answer to: the only events whose answer by an agent ever reaches a provider.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AnswerKind {
+    /// A Slack modal was submitted; the answer says what becomes of it.
+    ViewSubmission,
+    /// A Slack menu asks for its options.
+    BlockSuggestion,
+}
+
+impl AnswerKind {
+    /// Every kind.
+    pub const ALL: [Self; 2] = [Self::ViewSubmission, Self::BlockSuggestion];
+
+    /// The word in documents, policies and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ViewSubmission => "view_submission",
+            Self::BlockSuggestion => "block_suggestion",
+        }
+    }
 }
 
 /// Whether an agent is sent anything.
@@ -270,6 +295,9 @@ pub struct Agent {
     pub endpoint: String,
     /// How they look.
     pub format: DeliveryFormat,
+    /// The kinds of events whose answer it gives itself.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub synchronous: BTreeSet<AnswerKind>,
     /// Whether they go out.
     pub status: AgentStatus,
 }

@@ -93,7 +93,8 @@ impl Egress {
     }
 }
 
-fn unsent(error: &TransportError) -> Ended {
+/// Why a request to a provider has no answer, and whether it left.
+pub(super) fn unsent(error: &TransportError) -> Ended {
     if error.may_have_left() {
         let detail = "the request left and no usable answer came; look before you send it again";
         return Ended { left: true, ..Ended::new(ReasonCode::EgressOutcomeUnknown, detail) };

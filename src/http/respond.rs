@@ -49,10 +49,12 @@ pub(super) fn closing(mut response: Response) -> Response {
     response
 }
 
-/// What a provider is told. An accepted event is answered with nothing: Telegram would execute a body.
+/// What a provider is told. An accepted event is answered with nothing: Telegram would execute a body. The one exception is
+/// an answer that was asked for, permitted, and written by the provider's own file.
 pub(super) fn webhook(outcome: Outcome, allow: &'static str) -> Response {
     match outcome {
         Outcome::Settled => StatusCode::OK.into_response(),
+        Outcome::Answered(body) => ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response(),
         Outcome::Handshake(challenge) => plain(StatusCode::OK, challenge),
         Outcome::Stopped(code) => {
             let mut response = constant(code);

@@ -1,6 +1,8 @@
 //! Slack: signed Events API callbacks, slash commands and interactivity in, `chat.postMessage` out. Floor 2.
 
+mod answer;
 mod body;
+mod replies;
 #[cfg(test)]
 mod tests;
 
@@ -8,13 +10,13 @@ use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Claim, EdgeLimits, Inspected, Parsed, Provider, Sample, SignatureValid, SigningSecrets, error_word, get, json_post, lay_over,
-    printable, tagged_digest, text_to_send, within,
+    Claim, EdgeLimits, Inspected, Parsed, Provider, ReplyAddress, Sample, SignatureValid, SigningSecrets, error_word, get, json_post,
+    lay_over, printable, tagged_digest, text_to_send, within,
 };
 use crate::crypto::MacKey;
 use crate::domain::clock::Timestamp;
-use crate::domain::installation::{ExternalAccount, ProviderKind};
-use crate::domain::message::{OutboundMessage, SendReceipt};
+use crate::domain::installation::{AnswerKind, ExternalAccount, ProviderKind};
+use crate::domain::message::{EventKind, InboundEvent, OutboundMessage, SendReceipt};
 use crate::domain::reason::ReasonCode;
 use crate::domain::secret::Secret;
 use crate::wire::{RequestHead, WireRequest, WireResponse};
@@ -113,6 +115,36 @@ impl Provider for Slack {
         }
         withhold_response_urls(&mut value);
         value
+    }
+
+    fn reply_addresses(&self, raw: &[u8], media_type: &str) -> Result<Vec<ReplyAddress>, ReasonCode> {
+        replies::addresses(raw, media_type == FORM).ok_or(ReasonCode::StoreCorrupt)
+    }
+
+    fn as_reply_address(&self, text: &str, media_type: &str) -> String {
+        if media_type == FORM { form_urlencoded::byte_serialize(text.as_bytes()).collect() } else { text.to_owned() }
+    }
+
+    fn reply(&self, address: &Secret, body: &Bytes, api_base: &str) -> Result<WireRequest, ReasonCode> {
+        replies::request(address, body, api_base).ok_or(ReasonCode::EgressMessageInvalid)
+    }
+
+    fn read_reply(&self, response: &WireResponse) -> SendReceipt {
+        replies::receipt(response)
+    }
+
+    /// <https://docs.slack.dev/apis/events-api/>; of the words that Slack has for a reason this one says least.
+    fn repeat_headers(&self, repeat: i64) -> Vec<(&'static str, String)> {
+        vec![("x-slack-retry-num", repeat.to_string()), ("x-slack-retry-reason", "unknown_error".to_owned())]
+    }
+
+    fn answer_kind(&self, event: &InboundEvent) -> Option<AnswerKind> {
+        let is_form = event.kind == EventKind::Interaction && event.media_type == FORM;
+        AnswerKind::ALL.into_iter().find(|kind| is_form && event.provider_event_type == kind.as_str())
+    }
+
+    fn answer(&self, kind: AnswerKind, body: &[u8]) -> Option<Vec<u8>> {
+        answer::read(kind, body)
     }
 
     fn send_method(&self) -> &'static str {

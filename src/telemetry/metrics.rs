@@ -9,7 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-use crate::domain::installation::{Mode, ProviderKind};
+use crate::domain::installation::{AnswerKind, Mode, ProviderKind};
 use crate::domain::reason::ReasonCode;
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -29,6 +29,12 @@ struct DecisionLabels {
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct OutcomeLabel {
+    outcome: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct AnswerLabels {
+    kind: &'static str,
     outcome: &'static str,
 }
 
@@ -71,6 +77,7 @@ pub struct Metrics {
     deliveries: Family<OutcomeLabel, Counter>,
     delivery_lag: Histogram,
     queue_depth: Gauge,
+    answers: Family<AnswerLabels, Counter>,
     sends: Family<SendLabels, Counter>,
     reloads: Family<ResultLabel, Counter>,
     legacy: Family<ProviderLabel, Counter>,
@@ -95,6 +102,7 @@ impl Metrics {
             deliveries: Family::default(),
             delivery_lag: Histogram::new(exponential_buckets(0.001, 4.0, 12)),
             queue_depth: Gauge::default(),
+            answers: Family::default(),
             sends: Family::default(),
             reloads: Family::default(),
             legacy: Family::default(),
@@ -114,6 +122,7 @@ impl Metrics {
         registry.register("deliveries", "Delivery attempts by outcome", metrics.deliveries.clone());
         registry.register("delivery_lag_seconds", "From accept to the agent's 2xx", metrics.delivery_lag.clone());
         registry.register("queue_depth", "Open deliveries", metrics.queue_depth.clone());
+        registry.register("synchronous_answers", "Agents' answers that a provider waited for", metrics.answers.clone());
         registry.register("sends", "Messages of agents by outcome", metrics.sends.clone());
         registry.register("policy_reloads", "Loads of the policy set by result", metrics.reloads.clone());
         registry.register("legacy_fallback", "Routes taken through a legacy binding", metrics.legacy.clone());
@@ -165,6 +174,11 @@ impl Metrics {
         if let Some(lag) = lag_seconds {
             self.delivery_lag.observe(lag);
         }
+    }
+
+    /// An answer that a provider waited for came, or did not.
+    pub fn synchronous_answer(&self, kind: AnswerKind, outcome: &'static str) {
+        self.answers.get_or_create(&AnswerLabels { kind: kind.as_str(), outcome }).inc();
     }
 
     /// A send came to an end.

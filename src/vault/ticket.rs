@@ -49,21 +49,31 @@ impl MediaTicket {
 impl Vault {
     /// Writes a ticket.
     pub fn write_ticket(&self, installation: &InstallationId, agent: &AgentId, file: &str, until: Timestamp) -> String {
-        let said = serde_json::json!([installation, agent, file, until.ms()]).to_string();
-        let mac = self.ring.derived(PURPOSE).map(|key| key.sign(&[said.as_bytes()])).unwrap_or_default();
-        URL_SAFE_NO_PAD.encode([mac.as_slice(), said.as_bytes()].concat())
+        self.signed(PURPOSE, &serde_json::json!([installation, agent, file, until.ms()]))
     }
 
     /// Reads a ticket that [`Vault::write_ticket`] wrote; nothing in it is looked at before its MAC.
     pub fn read_ticket(&self, text: &str) -> Option<MediaTicket> {
+        let (installation, agent, file, until): (InstallationId, AgentId, String, i64) = self.proved(PURPOSE, text)?;
+        Some(MediaTicket { installation, agent, file, until: Timestamp::from_ms(until) })
+    }
+
+    /// A text of ours that says this, for one purpose.
+    pub(super) fn signed(&self, purpose: &str, said: &serde_json::Value) -> String {
+        let said = said.to_string();
+        let mac = self.ring.derived(purpose).map(|key| key.sign(&[said.as_bytes()])).unwrap_or_default();
+        URL_SAFE_NO_PAD.encode([mac.as_slice(), said.as_bytes()].concat())
+    }
+
+    /// What a text of [`Vault::signed`] for that purpose says; nothing in it is looked at before its MAC.
+    pub(super) fn proved<T: serde::de::DeserializeOwned>(&self, purpose: &str, text: &str) -> Option<T> {
         if text.len() > TICKET_CHARS_MAX {
             return None;
         }
         let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
         let (mac, said) = bytes.split_first_chunk::<32>()?;
-        self.ring.derived(PURPOSE).filter(|key| key.verify(&[said], mac))?;
-        let (installation, agent, file, until): (InstallationId, AgentId, String, i64) = serde_json::from_slice(said).ok()?;
-        Some(MediaTicket { installation, agent, file, until: Timestamp::from_ms(until) })
+        self.ring.derived(purpose).filter(|key| key.verify(&[said], mac))?;
+        serde_json::from_slice(said).ok()
     }
 }
 

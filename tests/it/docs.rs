@@ -7,7 +7,7 @@ use std::process::Command;
 
 use byoa_gateway::admin::document::Document;
 use byoa_gateway::config::Config;
-use byoa_gateway::domain::installation::{Mode, ProviderKind};
+use byoa_gateway::domain::installation::{AnswerKind, Mode, ProviderKind};
 use byoa_gateway::domain::reason::ReasonCode;
 use byoa_gateway::telemetry::metrics::Metrics;
 use serde_json::Value;
@@ -170,6 +170,7 @@ fn every_metric_is_documented_with_its_labels() {
     metrics.decision("RouteMessage", false, code, 0.1);
     metrics.delivery("delivered", Some(0.1));
     metrics.send(slack, "org", "sent", None);
+    metrics.synchronous_answer(AnswerKind::ViewSubmission, "relayed");
     metrics.previous_secret_used(slack);
     metrics.panicked();
     metrics.alias_used("acme-slack");

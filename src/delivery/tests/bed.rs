@@ -28,8 +28,10 @@ use crate::domain::session::SessionKey;
 use crate::store::directory::SealedSecret;
 use crate::store::{AcceptRequest, Change, NewEvent, Resource, SecretPut, Store};
 use crate::transport::Transport;
+use crate::vault::reply::ReplyLinks;
 use crate::vault::ticket::MediaLinks;
 use crate::vault::{Vault, field};
+use crate::wire::waiting::Waiting;
 
 pub const SECRET: &str = "whsec_SJTJJ/UqECrncrEsDIdjEXCOe4prXNWO";
 pub const START: Timestamp = Timestamp::from_ms(1_790_000_000_000);
@@ -141,6 +143,7 @@ impl Bed {
             org: Some(OrgId::parse("acme").unwrap()),
             endpoint: endpoint.into(),
             format: DeliveryFormat::Cloudevents,
+            synchronous: std::collections::BTreeSet::new(),
             status,
         };
         let put = SecretPut { kind: "agents", owner: id.into(), secret };
@@ -192,6 +195,8 @@ impl Bed {
             store: self.store.clone(),
             vault: self.vault.clone(),
             links: MediaLinks::new(self.vault.clone(), None, 24),
+            replies: ReplyLinks::new(self.vault.clone(), None),
+            waiting: Waiting::default(),
             transport: Transport::agents(true).unwrap(),
             clock: self.clock.clone(),
             settings: DeliverySection { schedule_ms: schedule_ms.into(), concurrency, ..DeliverySection::default() },

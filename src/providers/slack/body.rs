@@ -391,7 +391,7 @@ pub(super) fn form_fields(body: &[u8]) -> Result<Vec<(String, String)>, ReasonCo
 }
 
 /// Strict, unlike the `form_urlencoded` crate, which keeps a broken escape as it is and replaces what is not UTF-8.
-fn decoded(text: &[u8]) -> Result<String, ReasonCode> {
+pub(super) fn decoded(text: &[u8]) -> Result<String, ReasonCode> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.iter();
     while let Some(byte) = rest.next() {

@@ -68,7 +68,7 @@ fn cut<'a, T: Deserialize<'a>>(text: Option<&'a RawValue>) -> Result<T, ReasonCo
     serde_json::from_str(text).map_err(|_| ReasonCode::IngressPayloadMalformed)
 }
 
-/// The events of a body; `raw` of a body with a single one is the body itself.
+/// The events of a body; `raw` of one that is all a body says is the body itself.
 pub(super) fn read(body: &Bytes) -> Result<Vec<InboundEvent>, ReasonCode> {
     let doc = json::parse(body)?;
     let Json::Array(entries) = doc.at("entry") else { return Err(ReasonCode::IngressPayloadMalformed) };
@@ -93,7 +93,10 @@ pub(super) fn read(body: &Bytes) -> Result<Vec<InboundEvent>, ReasonCode> {
         }
         within_batch(events.len())?;
     }
-    if let [only] = events.as_mut_slice() {
+    // Alone in its body it is the body. Beside an empty entry or change it is not: apps that look at the first one only
+    // would not find it.
+    let alone = matches!(entries.as_slice(), [entry] if entry.at("changes").items().len() <= 1);
+    if let ([only], true) = (events.as_mut_slice(), alone) {
         only.raw = body.clone();
     }
     Ok(events)

@@ -141,6 +141,11 @@ impl FakeAgent {
         format!("http://{}/events", self.0.address)
     }
 
+    /// What it answers to everything from now on.
+    pub fn answers(&self, status: u16, body: Value) {
+        *self.0.answer.lock().unwrap() = Answer::new(status, body);
+    }
+
     pub async fn next(&self) -> Seen {
         self.0.next().await
     }

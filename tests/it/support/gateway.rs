@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use byoa_gateway::app::{EnvSecrets, Gateway};
 use byoa_gateway::config::Config;
+use byoa_gateway::delivery::DeliveryObserver;
 use byoa_gateway::domain::clock::{Clock, Timestamp};
 use byoa_gateway::domain::installation::ProviderKind;
 use byoa_gateway::domain::rollout::RolloutStage;
@@ -45,6 +47,11 @@ impl TestGateway {
 
     /// Starts with settings of its own; nothing is delivered unless `delivery.concurrency` says so.
     pub async fn start_with(now_secs: i64, tweak: impl FnOnce(&mut Config)) -> Self {
+        Self::start_watched(now_secs, tweak, None).await
+    }
+
+    /// The same, with somebody who is told of deliveries.
+    pub async fn start_watched(now_secs: i64, tweak: impl FnOnce(&mut Config), watcher: Option<Arc<dyn DeliveryObserver>>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let db = dir.path().join("data/byoa.db");
         let mut config = Config::default();
@@ -64,7 +71,7 @@ impl TestGateway {
         tweak(&mut config);
         let clock = Clock::manual(Timestamp::from_secs(now_secs));
         let secrets = EnvSecrets { master_keys: None, operator_token: Some(OPERATOR_TOKEN.into()) };
-        let gateway = Gateway::start(config, secrets, clock.clone()).await.unwrap();
+        let gateway = Gateway::start_observed(config, secrets, clock.clone(), watcher).await.unwrap();
         let (public, operator) = (gateway.public, gateway.operator);
         Self { gateway, clock, public, operator, kept: Kept { dir, db } }
     }
