@@ -16,7 +16,7 @@ use byoa_gateway::providers::{self, Sample};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::support::fakes::FakeProvider;
+use super::support::fakes::{FakeAgent, FakeProvider};
 use super::support::gateway::TestGateway;
 use super::support::raw::{Request, Response};
 use super::support::sign;
@@ -352,4 +352,46 @@ async fn pywa_runs_unmodified() {
     assert_eq!(script.heard().await, pair("message", "number 5"));
     assert_eq!(bed.settled().await, "delivered");
     bed.refuses_another_secret(&mut script, 403).await;
+}
+
+/// Each event as its own provider would sign it, to one agent with one secret.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_agent_hears_several_providers() {
+    let agent = FakeAgent::start().await;
+    let gateway = TestGateway::start_with(1_790_000_100, |config| config.delivery.concurrency = 4).await;
+    for provider in ProviderKind::ALL {
+        let mut document = world::document(provider);
+        document["agents"][0]["endpoint"] = json!(agent.endpoint());
+        document["agents"][0]["format"] = json!("native");
+        document["agents"][0]["signing_secret"] = json!({"value": AGENT_SECRET});
+        // Ids are each provider's own, but for the agents and orgs.
+        gateway.applied(&document).await;
+    }
+    for provider in ProviderKind::ALL {
+        let (app, now) = (world::acme(provider), gateway.clock.now());
+        let account = app.external();
+        let sample = Sample {
+            kind: "message",
+            account: &account,
+            app_id: Some(app.app_id),
+            conversation: "5100000001",
+            text: "hello",
+            nonce: 7,
+            now,
+        };
+        let (body, media_type) = providers::of(provider).sample(&sample).unwrap();
+        let signed = sign(provider, &body, app.secret, now);
+        let sent = Request::post(&app.path(), body.clone()).header("content-type", media_type).headers(signed.clone());
+        assert_eq!(gateway.send(&sent).await.status, 200);
+        let heard = agent.next().await;
+        assert_eq!((heard.method.as_str(), &heard.body[..]), ("POST", &body[..]), "{provider}: byte for byte");
+        assert_eq!(heard.headers["content-type"], media_type);
+        let ours = sign(provider, &body, AGENT_SECRET, now);
+        assert!(!ours.is_empty() && ours.iter().all(|(name, value)| heard.headers[name.as_str()] == value.as_str()), "{provider}");
+        for (name, value) in [("byoa-provider", provider.as_str()), ("byoa-org", "acme"), ("byoa-mode", "byoa"), ("byoa-attempt", "1")] {
+            assert_eq!(heard.headers[name], value, "{provider}");
+        }
+        assert!(!format!("{:?}", heard.headers).contains(app.secret), "{provider}: the app's own secret stays here");
+    }
+    gateway.drain().await;
 }
