@@ -40,6 +40,7 @@ fn principal(vault: &Vault) -> AgentPrincipal {
         endpoint: "http://127.0.0.1:9/".into(),
         format: DeliveryFormat::Cloudevents,
         status: AgentStatus::Active,
+        synchronous: Default::default(),
     };
     let token = SealedSecret {
         id: "crd_1".into(),
