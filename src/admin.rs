@@ -3,9 +3,11 @@
 pub mod document;
 pub mod resources;
 pub mod rollout;
+pub mod sessions;
 pub mod simulate;
 pub mod view;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::{Value as Json, json};
@@ -13,12 +15,14 @@ use serde_json::{Value as Json, json};
 use crate::authn::principal::OperatorPrincipal;
 use crate::config::RolloutSection;
 use crate::domain::clock::Clock;
-use crate::domain::ids::{DeliveryId, EventId, RequestId};
+use crate::domain::ids::{BindingId, DeliveryId, EventId, OrgId, RequestId};
+use crate::domain::installation::Installation;
 use crate::domain::reason::{Failure, ReasonCode, Stop};
 use crate::domain::record::{AuditRecord, Decision};
 use crate::policy::action::{Action, OperatorFacts, ReadAudit, ReplayDelivery, ViewResources};
 use crate::policy::{Denied, Engine};
-use crate::store::{ListFilter, Page, Store};
+use crate::store::directory::Directory;
+use crate::store::{LegacyUse, ListFilter, Page, Store};
 use crate::vault::Vault;
 
 /// Why an operator's request ended: the code and, for people, what is wrong with it.
@@ -233,11 +237,19 @@ impl Admin {
             );
             check(
                 format!("installations/{id} bindings"),
-                match directory.bindings_of(id).iter().filter(|b| b.item.enabled).count() {
+                match directory.bindings_of(id).iter().filter(|b| b.item.enabled).count() + legacy_of(&directory, &installation.item) {
                     0 => Err(("none".into(), "apply a binding; until then its events are refused with routing.no_route")),
                     n => Ok(format!("{n}")),
                 },
             );
+        }
+        let uses = self.store.legacy_uses().await?;
+        for org in directory.orgs.keys() {
+            let left = legacy_left(&directory, org, &uses);
+            if let Some(left) = left {
+                let todo = "name the installation in each (GET /v1/bindings shows which are legacy), until none is left";
+                check(format!("orgs/{org} legacy bindings"), Err((left, todo)));
+            }
         }
         for (id, agent) in &directory.agents {
             check(
@@ -259,4 +271,21 @@ impl Admin {
         }
         Ok(json!({"items": items, "next": null}))
     }
+}
+
+/// How many legacy bindings an installation can be meant by.
+fn legacy_of(directory: &Directory, installation: &Installation) -> usize {
+    if !directory.is_only_installation(installation) {
+        return 0;
+    }
+    directory.legacy_bindings(&installation.org, installation.provider).iter().filter(|b| b.item.enabled).count()
+}
+
+/// What is left of an org's legacy bindings, and when one was last used; none where there are none.
+fn legacy_left(directory: &Directory, org: &OrgId, uses: &BTreeMap<BindingId, LegacyUse>) -> Option<String> {
+    let left: Vec<_> = directory.bindings.values().filter(|b| b.item.org == *org && b.item.is_legacy()).collect();
+    let used: Vec<&LegacyUse> = left.iter().filter_map(|b| uses.get(&b.item.id)).collect();
+    let times: i64 = used.iter().map(|u| u.count).sum();
+    let last = used.iter().map(|u| u.last).max().map_or_else(|| "never used".to_owned(), |last| format!("used {times} times, last {last}"));
+    (!left.is_empty()).then(|| format!("{} left, {last}", left.len()))
 }

@@ -10,5 +10,6 @@ pub mod message;
 pub mod reason;
 pub mod record;
 pub mod rollout;
+pub mod route;
 pub mod secret;
 pub mod session;

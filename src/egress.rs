@@ -18,16 +18,16 @@ use crate::config::{Limits, ProvidersSection};
 use crate::credentials::{self, CredentialLease, Selection};
 use crate::crypto::sha256;
 use crate::domain::clock::Clock;
-use crate::domain::ids::{InstallationId, MessageId, OrgId, RequestId, SessionId};
+use crate::domain::ids::{BindingId, InstallationId, MessageId, RequestId, SessionId};
 use crate::domain::installation::{Agent, Installation, InstallationStatus};
 use crate::domain::message::OutboundMessage;
 use crate::domain::reason::{Failure, ReasonCode, Stop};
 use crate::domain::record::{AuditRecord, Decision};
 use crate::policy::{Denied, Engine, Snapshot};
 use crate::providers;
-use crate::routing;
+use crate::routing::{self, Tie};
 use crate::store::directory::{Directory, Kept};
-use crate::store::{FinishedSend, NewSend, SendStart, Store};
+use crate::store::{FinishedSend, NewSend, SendStart, SessionView, Store};
 use crate::telemetry::metrics::Metrics;
 use crate::transport::Transport;
 use crate::vault::Vault;
@@ -127,6 +127,8 @@ struct Trail {
     credential: Option<(String, &'static str)>,
     /// What the agent named of another tenant's.
     trespass: Option<String>,
+    /// The legacy binding that it goes by, where it does.
+    legacy: Option<BindingId>,
 }
 
 impl Trail {
@@ -135,6 +137,9 @@ impl Trail {
         self.instead.as_ref().map(|(installation, _)| installation).or(self.installation.as_ref().map(|i| &i.item))
     }
 }
+
+/// What the rollout says of an org.
+type Entered = Result<Option<Arc<Decision>>, Denied>;
 
 struct Receipt {
     provider_message_id: String,
@@ -180,9 +185,8 @@ impl Egress {
             Ok(message) => message,
             Err(e) => return refused(&Ended::new(ReasonCode::EgressMessageInvalid, e.to_string()), request),
         };
-        let send =
-            NewSend { id: id.clone(), agent: principal.agent().id.clone(), key, digest: hex::encode(sha256(body)), at: self.clock.now() };
-        match self.store.begin_send(send).await {
+        let send = NewSend { id: id.clone(), key, digest: hex::encode(sha256(body)), at: self.clock.now() };
+        match self.store.begin_send(principal, send).await {
             Ok(SendStart::Fresh) => {}
             Ok(SendStart::Answered { status, answer }) => return SendAnswer { status, body: answer, retry_after_s: None },
             Ok(SendStart::InFlight) => {
@@ -201,17 +205,21 @@ impl Egress {
     async fn deliver(&self, principal: &AgentPrincipal, message: SendBody, trail: &mut Trail) -> Result<Receipt, Ended> {
         let directory = self.store.directory();
         let (policy, now) = (self.engine.pin(), self.clock.now());
-        let (installation, message, allow_fallback, reply) = self.resolve(principal, message, &directory, trail).await?;
+        let (installation, message, allow_fallback, session) = self.resolve(principal, message, &directory, trail).await?;
+        let (place, reply) = (&message.conversation, session.is_some());
+        let within = session.as_ref().filter(|s| s.conversation == *place);
+        let (entered, tie) = self.tied(&policy, &directory, principal, &installation.item, within, trail);
         let selection = if installation.item.status == InstallationStatus::Revoked {
-            self.enter(&policy, &directory, &installation.item, trail)?;
-            let wanted = routing::speaking(&directory, principal, &installation, &message.conversation, reply);
+            self.enter(entered, &tie, trail)?;
+            let wanted = routing::speaking(&directory, principal, &installation, place, reply, &tie);
             credentials::select_instead(&policy, &directory, &wanted, allow_fallback, now)
         } else {
-            let spoken = routing::outbound(&policy, &directory, principal, &installation, &message.conversation, reply);
+            let spoken = routing::outbound(&policy, &directory, principal, &installation, place, reply, &tie);
             let destination = self.asked(trail, spoken, |d| d.decision())?;
-            self.enter(&policy, &directory, &installation.item, trail)?;
+            self.enter(entered, &tie, trail)?;
             credentials::select(&policy, &directory, destination.permit(), allow_fallback, now)
         };
+        trail.legacy = tie.legacy().cloned();
         let lease = self.selected(trail, selection)?;
         self.leave(&directory, &lease, &message).await
     }
@@ -224,26 +232,23 @@ impl Egress {
         body: SendBody,
         directory: &Directory,
         trail: &mut Trail,
-    ) -> Result<(Arc<Kept<Installation>>, OutboundMessage, bool, bool), Ended> {
+    ) -> Result<(Arc<Kept<Installation>>, OutboundMessage, bool, Option<SessionView>), Ended> {
         let agent = principal.agent();
         let not_found = || Ended::new(ReasonCode::EgressNotFound, "no such session or installation for this agent");
         let session = match &body.session {
             None => None,
             Some(id) => {
                 let lost = |e| Ended::from(Stop::from(Failure::from(e)));
-                let found = self.store.session_of(&agent.id, id).await.map_err(lost)?;
-                if found.is_none() {
-                    let known = self.store.one("sessions", id.as_str()).await.map_err(lost)?;
-                    let org = known.as_ref().and_then(|s| s.get("org")).and_then(Json::as_str);
-                    trail.trespass =
-                        org.filter(|org| Some(*org) != agent.org.as_ref().map(OrgId::as_str)).map(|_| format!("sessions/{id}"));
+                let found = self.store.session_of(principal, id).await.map_err(lost)?;
+                if found.is_none() && self.store.is_anothers_session(principal, id).await.map_err(lost)? {
+                    trail.trespass = Some(format!("sessions/{id}"));
                 }
                 Some(found.ok_or_else(not_found)?)
             }
         };
         let named = match (&session, &body.installation) {
-            (Some(session), None) => &session.installation,
-            (Some(session), Some(named)) if session.installation == *named => named,
+            (Some(session), None) => &session.route.installation,
+            (Some(session), Some(named)) if session.route.installation == *named => named,
             (Some(_), Some(_)) => {
                 return Err(Ended::new(ReasonCode::EgressMessageInvalid, "the session's route goes through another installation"));
             }
@@ -251,15 +256,15 @@ impl Egress {
             (None, None) => return Err(Ended::new(ReasonCode::EgressMessageInvalid, "name a session or an installation")),
         };
         let installation = directory.installations.get(named).ok_or_else(not_found)?;
-        if !is_theirs(directory, agent, &installation.item) {
+        let handed = session.as_ref().is_some_and(|s| directory.was_handed(&s.key));
+        if !handed && !is_theirs(directory, agent, &installation.item) {
             trail.trespass = Some(format!("installations/{named}"));
             return Err(not_found());
         }
         trail.installation = Some(installation.clone());
-        let reply = session.is_some();
-        let (home, home_thread) = session.map_or((None, None), |s| {
-            trail.session = Some(s.id);
-            (Some(s.conversation).filter(|c| !c.is_empty()), s.thread)
+        let (home, home_thread) = session.as_ref().map_or((None, None), |s| {
+            trail.session = Some(s.id.clone());
+            (Some(s.conversation.clone()).filter(|c| !c.is_empty()), s.thread.clone())
         });
         // A reply stays in its thread unless the agent names a conversation of its own.
         let thread = body.thread.or(if body.conversation.is_none() { home_thread } else { None });
@@ -274,7 +279,7 @@ impl Egress {
             return Err(not_found());
         }
         let message = OutboundMessage { conversation, thread, text: body.text, native: body.native };
-        Ok((installation.clone(), message, body.allow_fallback, reply))
+        Ok((installation.clone(), message, body.allow_fallback, session))
     }
 
     /// Keeps an answer of the policies, whichever it is.
@@ -300,12 +305,31 @@ impl Egress {
         Ok(lease)
     }
 
-    fn enter(&self, policy: &Snapshot, directory: &Directory, installation: &Installation, trail: &mut Trail) -> Result<(), Ended> {
-        match crate::rollout::enter(policy, directory, installation) {
-            Ok(None) => Ok(()),
-            Ok(Some(decision)) => self.asked(trail, Ok(decision), |d| d).map(|_| ()),
-            Err(denied) => self.asked(trail, Err::<Arc<Decision>, _>(denied), |d| d).map(|_| ()),
+    /// What ties the agent to the installation now, and whether the rollout lets the org in.
+    fn tied(
+        &self,
+        policy: &Snapshot,
+        directory: &Directory,
+        principal: &AgentPrincipal,
+        installation: &Installation,
+        within: Option<&SessionView>,
+        trail: &mut Trail,
+    ) -> (Entered, Tie) {
+        let entered = crate::rollout::enter(policy, directory, installation);
+        let tie = routing::tie(policy, directory, principal, installation, within, entered.is_ok());
+        if let Some(decision) = tie.decision() {
+            self.metrics.decision(decision.action, decision.allowed, decision.code, 0.0);
+            trail.decisions.push(decision.clone());
         }
+        (entered, tie)
+    }
+
+    /// An org that the rollout does not let in keeps its legacy route, in this direction too.
+    fn enter(&self, entered: Entered, tie: &Tie, trail: &mut Trail) -> Result<(), Ended> {
+        let Some(answer) = entered.transpose() else { return Ok(()) };
+        let left_to_it = matches!(&answer, Err(denied) if denied.refusal.code == ReasonCode::RolloutStageOff) && tie.legacy().is_some();
+        let entered = self.asked(trail, answer, |d| d);
+        if left_to_it { Ok(()) } else { entered.map(|_| ()) }
     }
 
     async fn leave(&self, directory: &Directory, lease: &CredentialLease, message: &OutboundMessage) -> Result<Receipt, Ended> {
@@ -358,6 +382,22 @@ impl Egress {
         if let Some(installation) = installation {
             let outcome = if result.is_ok() { "sent" } else { state };
             self.metrics.send(installation.provider, owner, outcome, code);
+            if result.is_ok() && trail.legacy.is_some() {
+                self.metrics.legacy_used(installation.provider);
+            }
+        }
+        let mut detail = json!({
+            "installation": installation.map(|i| &i.id),
+            "own_installation": own,
+            "credential": trail.credential.as_ref().map(|(id, _)| id),
+            "owner": owner,
+            "fallback": fallback_reason.is_some(),
+            "fallback_reason": fallback_reason,
+            "alert": trail.trespass.as_ref().map(|_| "another tenant's"),
+            "named": trail.trespass,
+        });
+        if let (Some(binding), Some(detail)) = (&trail.legacy, detail.as_object_mut()) {
+            detail.insert("legacy".into(), json!(binding));
         }
         let audit = AuditRecord {
             at: self.clock.now(),
@@ -369,19 +409,7 @@ impl Egress {
             code,
             decision: trail.decisions.last().cloned(),
             request: Some(request.clone()),
-            detail: Some(
-                json!({
-                    "installation": installation.map(|i| &i.id),
-                    "own_installation": own,
-                    "credential": trail.credential.as_ref().map(|(id, _)| id),
-                    "owner": owner,
-                    "fallback": fallback_reason.is_some(),
-                    "fallback_reason": fallback_reason,
-                    "alert": trail.trespass.as_ref().map(|_| "another tenant's"),
-                    "named": trail.trespass,
-                })
-                .to_string(),
-            ),
+            detail: Some(detail.to_string()),
         };
         if let Some(named) = &trail.trespass {
             tracing::error!(request = %request, agent = %principal.agent().id, named, "an agent names what is another tenant's");
@@ -395,6 +423,7 @@ impl Egress {
             org: installation.map(|i| i.org.clone()),
             installation: installation.map(|i| i.id.clone()),
             session: trail.session.map(|s| s.to_string()),
+            legacy: trail.legacy.filter(|_| result.is_ok()),
             conversation: trail.conversation,
             credential: trail.credential.as_ref().map(|(id, _)| id.clone()),
             owner: trail.credential.as_ref().map(|(_, owner)| *owner),

@@ -88,6 +88,8 @@ pub fn operator(rooms: &Arc<Rooms>) -> Router {
         .route("/v1/rollout/{provider}", get(rollout::one).post(rollout::set))
         .route("/v1/rollout/{provider}/promote", post(rollout::promote))
         .route("/v1/rollout/{provider}/rollback", post(rollout::rollback))
+        .route("/v1/sessions/{id}/close", post(api::close_session))
+        .route("/v1/sessions/{id}/handoff", post(api::hand_off_session))
         .route("/v1/{kind}", get(api::list))
         .route("/v1/{kind}/{id}", get(api::get).put(api::put).delete(api::delete))
         .fallback(respond::not_found)

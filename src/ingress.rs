@@ -19,7 +19,6 @@ use crate::domain::ids::{EventId, OrgId};
 use crate::domain::installation::AppProfile;
 use crate::domain::reason::{Failure, ReasonCode, Refusal, Stop};
 use crate::domain::record::{Decision, RefusalRecord};
-use crate::domain::session::SessionKey;
 use crate::policy::{Denied, Engine, Snapshot};
 use crate::providers;
 use crate::routing::{self, Routed, Unrouted};
@@ -146,15 +145,16 @@ impl Ingress {
     /// Rollout, then route; each a question to the pinned policies.
     fn decide(&self, policy: &Snapshot, directory: &Directory, verified: Box<Verified>, draft: &mut Draft<'_>) -> Result<(), Stop> {
         let began = Instant::now();
-        let entered = match crate::rollout::enter(policy, directory, verified.sender().installation()) {
-            Ok(entered) => entered,
+        let (entered, closed) = match crate::rollout::enter(policy, directory, verified.sender().installation()) {
+            Ok(entered) => (entered, None),
+            // Not let in yet: its legacy route may be left to it.
+            Err(Denied { refusal, decision }) if refusal.code == ReasonCode::RolloutStageOff => (Some(decision), Some(refusal)),
             Err(Denied { refusal, decision }) => {
                 self.count(&decision, began);
-                // Not yet is not no: the provider shall try again, so that nothing is lost.
                 if refusal.code.status() == 503 {
                     return Err(refusal.into());
                 }
-                draft.deny(refusal, &verified, Some(decision));
+                draft.deny(refusal, &verified, vec![decision]);
                 return Ok(());
             }
         };
@@ -162,19 +162,27 @@ impl Ingress {
             self.count(decision, began);
         }
         let began = Instant::now();
-        match routing::inbound(policy, directory, verified) {
+        match routing::inbound(policy, directory, verified, closed.is_none()) {
             Ok(routed) => {
+                if let Some(decision) = routed.legacy() {
+                    self.count(decision, began);
+                }
                 self.count(routed.decision(), began);
                 let asked = self.ask_for_answer(policy, directory, &routed);
-                let decisions = entered.into_iter().chain([routed.decision().clone()]).chain(asked.as_ref().map(|a| a.decision.clone()));
+                let way = entered.into_iter().chain(routed.legacy().cloned()).chain([routed.decision().clone()]);
+                let decisions = way.chain(asked.as_ref().map(|a| a.decision.clone()));
                 let event = draft.event(&routed, decisions.collect());
                 draft.awaited = asked.and_then(|asked| self.await_answer(asked, &event));
             }
-            Err(Unrouted { verified, refusal, decision }) => {
-                if let Some(decision) = &decision {
+            Err(Unrouted { verified, refusal, had_way, decisions }) => {
+                for decision in &decisions {
                     self.count(decision, began);
                 }
-                draft.deny(refusal, &verified, decision);
+                match closed {
+                    // Not yet is not no: the provider shall try again, so that nothing is lost.
+                    Some(closed) if !had_way => return Err(closed.into()),
+                    _ => draft.deny(refusal, &verified, decisions),
+                }
             }
         }
         Ok(())
@@ -196,11 +204,15 @@ impl Ingress {
         }
         let refused: Vec<ReasonCode> = request.refusals.iter().map(|r| r.code).collect();
         let request_id = request.request.clone();
+        let legacy: Vec<bool> = request.events.iter().map(|e| e.route.legacy).collect();
         let acceptances = self.store.accept_inbound(request).await.map_err(Failure::from)?;
         let mode = Some(profile.owner.mode());
-        for acceptance in acceptances {
+        for (acceptance, legacy) in acceptances.into_iter().zip(legacy) {
             match acceptance {
                 Acceptance::Stored(event) => {
+                    if legacy {
+                        self.metrics.legacy_used(profile.provider);
+                    }
                     tracing::debug!(request = %request_id, profile = %profile.id, event = %event, "accepted");
                     self.metrics.ingress(profile.provider, mode, "accepted", None);
                 }
@@ -331,41 +343,27 @@ impl<'a> Draft<'a> {
         });
     }
 
-    fn deny(&mut self, refusal: Refusal, verified: &Verified, decision: Option<Arc<Decision>>) {
-        if let Some(decision) = &decision {
-            self.request.denials.push((Some(verified.sender().installation().org.clone()), decision.clone()));
-        }
-        self.refuse(refusal.code, Some(verified), decision);
+    fn deny(&mut self, refusal: Refusal, verified: &Verified, decisions: Vec<Arc<Decision>>) {
+        let last = decisions.last().cloned();
+        let org = &verified.sender().installation().org;
+        self.request.denials.extend(decisions.into_iter().map(|decision| (Some(org.clone()), decision)));
+        self.refuse(refusal.code, Some(verified), last);
     }
 
     fn event(&mut self, routed: &Routed, decisions: Vec<Arc<Decision>>) -> EventId {
         let now = self.head.received;
-        let (verified, binding) = (routed.verified(), routed.binding());
+        let verified = routed.verified();
         let (sender, event) = (verified.sender(), verified.event());
         let installation = sender.installation();
-        let conversation = event.normal.conversation.as_ref();
-        let peer = routing::session_peer(binding, event);
-        let session_key = SessionKey::new(
-            &installation.org,
-            installation.provider,
-            &installation.id,
-            &binding.agent,
-            conversation.map_or("", |c| c.id.as_str()),
-            conversation.and_then(|c| c.thread.as_deref()),
-            peer,
-        );
         let id = EventId::fresh(now);
         self.request.events.push(NewEvent {
             id: id.clone(),
-            org: installation.org.clone(),
-            provider: installation.provider,
+            route: routed.route().clone(),
+            legacy: routed.legacy().cloned(),
             mode: sender.mode(),
             profile: installation.profile.clone(),
-            installation: installation.id.clone(),
-            agent: binding.agent.clone(),
-            binding: binding.id.to_string(),
-            session_key,
-            peer: peer.map(str::to_owned),
+            session_key: routed.session().clone(),
+            peer: routed.peer().map(str::to_owned),
             kind: event.kind,
             provider_event_id: event.provider_event_id.clone(),
             provider_event_type: event.provider_event_type.clone(),

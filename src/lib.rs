@@ -141,26 +141,28 @@
 //! An event is routed when policy permitted it to an agent.
 //!
 //! ```compile_fail,E0451
+//! use std::sync::Arc;
 //! use byoa_gateway::authn::webhook::Verified;
-//! use byoa_gateway::domain::installation::Binding;
-//! use byoa_gateway::policy::{Permit, RouteMessage, Snapshot};
+//! use byoa_gateway::domain::{route::Route, session::SessionKey};
+//! use byoa_gateway::policy::{Decision, Permit, RouteMessage, Snapshot};
 //! use byoa_gateway::routing::{self, Routed};
-//! use byoa_gateway::store::directory::{Directory, Kept};
-//! type Found = (std::sync::Arc<Kept<Binding>>, Permit<RouteMessage>);
-//! fn routed(law: &Snapshot, directory: &Directory, verified: Box<Verified>, (binding, permit): Found) -> Option<Routed> {
-//!     Some(Routed { verified, binding, permit })
+//! use byoa_gateway::store::directory::Directory;
+//! type Found = (Route, SessionKey, Option<String>, Option<Arc<Decision>>, Permit<RouteMessage>);
+//! fn routed(law: &Snapshot, all: &Directory, verified: Box<Verified>, (route, session, peer, legacy, permit): Found) -> Option<Routed> {
+//!     Some(Routed { verified, route, session, peer, legacy, permit })
 //! }
 //! ```
 //!
 //! ```
+//! use std::sync::Arc;
 //! use byoa_gateway::authn::webhook::Verified;
-//! use byoa_gateway::domain::installation::Binding;
-//! use byoa_gateway::policy::{Permit, RouteMessage, Snapshot};
+//! use byoa_gateway::domain::{route::Route, session::SessionKey};
+//! use byoa_gateway::policy::{Decision, Permit, RouteMessage, Snapshot};
 //! use byoa_gateway::routing::{self, Routed};
-//! use byoa_gateway::store::directory::{Directory, Kept};
-//! type Found = (std::sync::Arc<Kept<Binding>>, Permit<RouteMessage>);
-//! fn routed(law: &Snapshot, directory: &Directory, verified: Box<Verified>, (binding, permit): Found) -> Option<Routed> {
-//!     routing::inbound(law, directory, verified).ok()
+//! use byoa_gateway::store::directory::Directory;
+//! type Found = (Route, SessionKey, Option<String>, Option<Arc<Decision>>, Permit<RouteMessage>);
+//! fn routed(law: &Snapshot, all: &Directory, verified: Box<Verified>, (route, session, peer, legacy, permit): Found) -> Option<Routed> {
+//!     routing::inbound(law, all, verified, true).ok()
 //! }
 //! ```
 //!
@@ -247,6 +249,26 @@
 //! use byoa_gateway::{store::directory::Directory, vault::Vault};
 //! fn open(vault: &Vault, all: &Directory, permit: &Permit<UseCredential>) -> Result<Secret, Failure> {
 //!     vault.credential(permit, all)
+//! }
+//! ```
+//!
+//! What an agent can ask the store for, it asks in its own name: an id is not enough.
+//!
+//! ```compile_fail,E0277
+//! use byoa_gateway::authn::principal::AgentPrincipal;
+//! use byoa_gateway::domain::ids::{AgentId, SessionId};
+//! use byoa_gateway::store::{SessionView, Store};
+//! async fn read(store: &Store, agent: &AgentId, principal: &AgentPrincipal, id: &SessionId) -> Option<SessionView> {
+//!     store.session_of(agent, id).await.ok()?
+//! }
+//! ```
+//!
+//! ```
+//! use byoa_gateway::authn::principal::AgentPrincipal;
+//! use byoa_gateway::domain::ids::{AgentId, SessionId};
+//! use byoa_gateway::store::{SessionView, Store};
+//! async fn read(store: &Store, agent: &AgentId, principal: &AgentPrincipal, id: &SessionId) -> Option<SessionView> {
+//!     store.session_of(principal, id).await.ok()?
 //! }
 //! ```
 //!

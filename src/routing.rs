@@ -1,25 +1,40 @@
 //! Which agent hears an event; through which installation an agent speaks. Each asks policy, none acts. Floor 6.
 
-use std::sync::Arc;
+pub mod select;
 
-use serde::Serialize;
+use std::sync::Arc;
 
 use crate::authn::principal::AgentPrincipal;
 use crate::authn::webhook::Verified;
-use crate::domain::ids::BindingId;
-use crate::domain::installation::{Binding, ExternalAccount, Installation, ProviderKind, Selector};
-use crate::domain::message::{ConversationKind, InboundEvent, Normal};
+use crate::domain::ids::{AgentId, BindingId};
+use crate::domain::installation::{Binding, Installation, SessionScope};
+use crate::domain::message::{ConversationKind, EventKind, InboundEvent};
 use crate::domain::reason::{ReasonCode, Refusal};
 use crate::domain::record::Decision;
-use crate::policy::action::{Freshness, RouteMessage, SendMessage};
+use crate::domain::route::Route;
+use crate::domain::session::SessionKey;
+use crate::policy::action::{AgentFacts, Freshness, RouteMessage, SendMessage, UseLegacyRoute};
 use crate::policy::{Denied, Permit, Snapshot, facts};
+use crate::store::SessionView;
 use crate::store::directory::{Directory, Kept};
+pub use select::{Standing, Unmet, candidate, choose, standings};
 
 /// Policy permitted this event to this agent.
 pub struct Routed {
     verified: Box<Verified>,
-    binding: Arc<Kept<Binding>>,
+    route: Route,
+    session: SessionKey,
+    peer: Option<String>,
+    legacy: Option<Arc<Decision>>,
     permit: Permit<RouteMessage>,
+}
+
+/// A route that was found for an event, and the session it leads to.
+struct Way {
+    route: Route,
+    peer: Option<String>,
+    session: SessionKey,
+    legacy: Option<Arc<Decision>>,
 }
 
 impl Routed {
@@ -28,12 +43,27 @@ impl Routed {
         &self.verified
     }
 
-    /// The binding that was the candidate.
-    pub fn binding(&self) -> &Binding {
-        &self.binding.item
+    /// The way it goes, and its answers come back.
+    pub fn route(&self) -> &Route {
+        &self.route
     }
 
-    /// What the policies said.
+    /// Which conversation it belongs to.
+    pub fn session(&self) -> &SessionKey {
+        &self.session
+    }
+
+    /// Whose conversation that is, where it is one person's.
+    pub fn peer(&self) -> Option<&str> {
+        self.peer.as_deref()
+    }
+
+    /// What the policies said of its legacy binding, where it is one.
+    pub fn legacy(&self) -> Option<&Arc<Decision>> {
+        self.legacy.as_ref()
+    }
+
+    /// What the policies said of the event.
     pub fn decision(&self) -> &Arc<Decision> {
         self.permit.decision()
     }
@@ -45,29 +75,28 @@ pub struct Unrouted {
     pub verified: Box<Verified>,
     /// The refusal.
     pub refusal: Refusal,
-    /// The decision, where policies were asked.
-    pub decision: Option<Arc<Decision>>,
+    /// Whether there was a way that could be used; then it is the event that was refused.
+    pub had_way: bool,
+    /// The decisions, in the order the policies were asked.
+    pub decisions: Vec<Arc<Decision>>,
 }
 
 /// Finds the one candidate and asks whether the event may go there. A forbidden candidate does not fall through to a
-/// wider one.
+/// wider one. An org that the rollout does not let in (`eligible`) has its legacy bindings and no others.
 ///
 /// # Errors
-/// [`Unrouted`] with `routing.no_route`, `ingress.self_authored` or the policies' reason.
-pub fn inbound(policy: &Snapshot, directory: &Directory, verified: Box<Verified>) -> Result<Routed, Unrouted> {
+/// [`Unrouted`] with `routing.no_route`, `routing.ambiguous_installation`, `ingress.self_authored` or the policies' reason.
+pub fn inbound(policy: &Snapshot, directory: &Directory, verified: Box<Verified>, eligible: bool) -> Result<Routed, Unrouted> {
+    let mut decisions = Vec::new();
+    let way = match find(policy, directory, &verified, eligible, &mut decisions) {
+        Ok(way) => way,
+        Err(refusal) => return Err(Unrouted { verified, refusal, had_way: false, decisions }),
+    };
     let installation = verified.sender().installation();
     let event = verified.event();
-    let none = |code| Refusal::of(code);
-    if event.kind == crate::domain::message::EventKind::MessageSelf {
-        return Err(Unrouted { verified, refusal: none(ReasonCode::IngressSelfAuthored), decision: None });
-    }
-    let candidate = candidate(directory.bindings_of(&installation.id), installation, event).cloned();
-    let Some((binding, agent)) = candidate.and_then(|b| directory.agents.get(&b.item.agent).map(|a| (b, a))) else {
-        return Err(Unrouted { verified, refusal: none(ReasonCode::RoutingNoRoute), decision: None });
-    };
     let ask = RouteMessage {
         installation: facts::installation(directory, installation),
-        agent: facts::agent(directory, &agent.item),
+        agent: agent_facts(directory, &way.route.agent),
         event_type: event.kind.cloud_type(),
         conversation: event.normal.conversation.as_ref().map(|c| c.id.clone()),
         conversation_kind: event.normal.conversation.as_ref().map(|c| c.kind.as_str()),
@@ -76,110 +105,166 @@ pub fn inbound(policy: &Snapshot, directory: &Directory, verified: Box<Verified>
         freshness: if crate::providers::of(installation.provider).edge().signs_time { Freshness::Fresh } else { Freshness::Unsigned },
     };
     match policy.decide(ask) {
-        Ok(permit) => Ok(Routed { verified, binding, permit }),
-        Err(Denied { refusal, decision }) => Err(Unrouted { verified, refusal, decision: Some(decision) }),
+        Ok(permit) => {
+            let Way { route, peer, session, legacy } = way;
+            Ok(Routed { verified, route, session, peer, legacy, permit })
+        }
+        Err(Denied { refusal, decision }) => {
+            decisions.push(decision);
+            Err(Unrouted { verified, refusal, had_way: true, decisions })
+        }
     }
 }
 
-/// The binding that hears an event: the most specific of those whose selectors all match, then the lowest priority, then
-/// the first id.
-pub fn candidate<'a>(
-    bindings: &'a [Arc<Kept<Binding>>],
-    installation: &Installation,
-    event: &InboundEvent,
-) -> Option<&'a Arc<Kept<Binding>>> {
-    bindings
-        .iter()
-        .filter(|b| b.item.enabled && unmet(&b.item.select, installation, &event.normal).is_none())
-        .min_by(|a, b| a.item.order(&b.item))
-}
-
-/// How a binding fares with an event.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-#[serde(rename_all = "kebab-case", tag = "standing")]
-pub enum Standing {
-    /// It hears the event.
-    Hears,
-    /// It is switched off.
-    Disabled,
-    /// It selects other events.
-    Unmet(Unmet),
-    /// This one is more specific: it names what this binding does not.
-    LessSpecific {
-        /// The binding that goes before.
-        than: BindingId,
-        /// The selector that makes the difference.
-        names: &'static str,
-    },
-    /// This one is as specific and has a lower priority number.
-    LaterPriority {
-        /// The binding that goes before.
-        than: BindingId,
-    },
-    /// This one is as specific, has the same priority, and its id comes first.
-    LaterId {
-        /// The binding that goes before.
-        than: BindingId,
-    },
-}
-
-/// A selector that an event does not meet.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub struct Unmet {
-    /// Which.
-    pub selector: &'static str,
-    /// What the binding asks for.
-    pub wanted: String,
-    /// What the event has.
-    pub actual: Option<String>,
-}
-
-/// How each binding of an installation fares with an event, in the order they were given.
-pub fn standings(bindings: &[Binding], installation: &Installation, normal: &Normal) -> Vec<Standing> {
-    let fits = |b: &&Binding| b.enabled && unmet(&b.select, installation, normal).is_none();
-    let winner = bindings.iter().filter(fits).min_by(|a, b| a.order(b));
-    let standing = |binding: &Binding| {
-        if let Some((selector, wanted, actual)) = unmet(&binding.select, installation, normal) {
-            return Standing::Unmet(Unmet { selector, wanted: wanted.to_owned(), actual: actual.map(str::to_owned) });
+/// The way of an event: the installation's own bindings first, legacy ones only where none of those hears it.
+fn find(
+    policy: &Snapshot,
+    directory: &Directory,
+    verified: &Verified,
+    eligible: bool,
+    decisions: &mut Vec<Arc<Decision>>,
+) -> Result<Way, Refusal> {
+    let installation = verified.sender().installation();
+    let event = verified.event();
+    if event.kind == EventKind::MessageSelf {
+        return Err(Refusal::of(ReasonCode::IngressSelfAuthored));
+    }
+    let no_route = || Refusal::of(ReasonCode::RoutingNoRoute);
+    let own = if eligible { directory.bindings_of(&installation.id) } else { &[] };
+    let legacy_ones = directory.legacy_bindings(&installation.org, installation.provider);
+    let binding = &choose(own, legacy_ones, installation, event).ok_or_else(no_route)?.item;
+    let mut way = way(binding, installation, event);
+    // An operator's word goes before the binding's, until the session is closed or handed back.
+    if let Some(agent) = directory.handed(&way.session) {
+        way.route.agent = agent.clone();
+        way.session = session_key(&way.route, event, way.peer.as_deref());
+    }
+    if !directory.agents.contains_key(&way.route.agent) {
+        return Err(no_route());
+    }
+    if way.route.legacy {
+        let asked = legacy(policy, directory, installation, &way.route.agent, eligible);
+        decisions.push(asked.decision.clone());
+        if let Some(refusal) = asked.refusal {
+            return Err(refusal);
         }
-        let Some(winner) = winner.filter(|_| binding.enabled) else { return Standing::Disabled };
-        let than = winner.id.clone();
-        let names = Selector::NAMES.iter().zip(winner.select.present()).zip(binding.select.present()).find(|((_, w), b)| w != b);
-        match names {
-            Some(((names, _), _)) => Standing::LessSpecific { than, names },
-            None if winner.id == binding.id => Standing::Hears,
-            None if winner.priority != binding.priority => Standing::LaterPriority { than },
-            None => Standing::LaterId { than },
-        }
-    };
-    bindings.iter().map(standing).collect()
+        way.legacy = Some(asked.decision);
+    }
+    Ok(way)
 }
 
-/// The first selector that an event does not meet: its name, what it asks for, what the event has.
-fn unmet<'a>(select: &'a Selector, installation: &'a Installation, normal: &'a Normal) -> Option<(&'static str, &'a str, Option<&'a str>)> {
-    let conversation = normal.conversation.as_ref();
-    let (account, own_team) = match &installation.account {
-        ExternalAccount::Slack { team_id, enterprise_id } => (team_id.as_deref().or(enterprise_id.as_deref()), team_id.as_deref()),
-        ExternalAccount::Telegram { bot_id, .. } => (Some(bot_id.as_str()), None),
-        ExternalAccount::WhatsApp { phone_number_id, .. } => (Some(phone_number_id.as_str()), None),
+fn way(binding: &Binding, installation: &Installation, event: &InboundEvent) -> Way {
+    let route = Route {
+        org: installation.org.clone(),
+        provider: installation.provider,
+        installation: installation.id.clone(),
+        binding: Some(binding.id.clone()),
+        agent: binding.agent.clone(),
+        legacy: binding.is_legacy(),
     };
-    let asks = [
-        ("provider", select.provider.map(ProviderKind::as_str), Some(installation.provider.as_str())),
-        ("account", select.account.as_deref(), account),
-        ("team", select.team.as_deref(), normal.team.as_deref().or(own_team)),
-        ("channel", select.channel.as_deref(), conversation.map(|c| c.id.as_str())),
-        ("thread", select.thread.as_deref(), conversation.and_then(|c| c.thread.as_deref())),
-        ("peer", select.peer.as_deref(), normal.sender.as_ref().map(|s| s.id.as_str())),
-    ];
-    asks.into_iter()
-        .find_map(|(selector, wanted, actual)| Some((selector, wanted?, actual)).filter(|(_, wanted, _)| actual != Some(wanted)))
+    let peer = session_peer(binding, event).map(str::to_owned);
+    Way { session: session_key(&route, event, peer.as_deref()), route, peer, legacy: None }
+}
+
+fn session_key(route: &Route, event: &InboundEvent, peer: Option<&str>) -> SessionKey {
+    let conversation = event.normal.conversation.as_ref();
+    SessionKey::new(route, conversation.map_or("", |c| c.id.as_str()), conversation.and_then(|c| c.thread.as_deref()), peer)
+}
+
+/// An agent that is not declared is as good as the platform's that nothing is permitted to.
+fn agent_facts(directory: &Directory, id: &AgentId) -> AgentFacts {
+    directory.agents.get(id).map_or_else(|| AgentFacts { id: id.clone(), org: None }, |kept| facts::agent(directory, &kept.item))
+}
+
+/// What came of asking whether a legacy binding may be used.
+struct LegacyAnswer {
+    decision: Arc<Decision>,
+    refusal: Option<Refusal>,
+}
+
+/// Asks `UseLegacyRoute`. Where the binding could mean several installations nothing is guessed, whatever policies say.
+fn legacy(policy: &Snapshot, directory: &Directory, installation: &Installation, agent: &AgentId, eligible: bool) -> LegacyAnswer {
+    let only_installation = directory.is_only_installation(installation);
+    let ask = UseLegacyRoute {
+        installation: facts::installation(directory, installation),
+        agent: agent_facts(directory, agent),
+        flag: facts::flag(directory, installation.provider),
+        eligible,
+        only_installation,
+    };
+    let ambiguous = || Refusal::of(ReasonCode::RoutingAmbiguousInstallation);
+    match policy.decide(ask) {
+        Ok(permit) => LegacyAnswer { decision: permit.decision().clone(), refusal: (!only_installation).then(ambiguous) },
+        // Where no policy had to say no, this is why.
+        Err(Denied { refusal, decision }) if !only_installation && refusal.code == ReasonCode::PolicyNoPermit => {
+            LegacyAnswer { decision, refusal: Some(ambiguous()) }
+        }
+        Err(Denied { refusal, decision }) => LegacyAnswer { decision, refusal: Some(refusal) },
+    }
 }
 
 /// Whose conversation the session is: a direct one is always its peer's.
 pub fn session_peer<'a>(binding: &Binding, event: &'a InboundEvent) -> Option<&'a str> {
     let direct = event.normal.conversation.as_ref().is_some_and(|c| c.kind == ConversationKind::Direct);
-    let peer = direct || binding.session == crate::domain::installation::SessionScope::Peer;
+    let peer = direct || binding.session == SessionScope::Peer;
     if peer { event.normal.sender.as_ref().map(|s| s.id.as_str()) } else { None }
+}
+
+/// How an agent is tied to an installation: the outbound half of the same route.
+pub struct Tie {
+    route: Option<Route>,
+    legacy: Option<LegacyAnswer>,
+}
+
+impl Tie {
+    /// The way between the two; none where nothing ties them.
+    pub fn route(&self) -> Option<&Route> {
+        self.route.as_ref()
+    }
+
+    /// The legacy binding that ties them, where it is one.
+    pub fn legacy(&self) -> Option<&BindingId> {
+        self.route.as_ref().filter(|route| route.legacy)?.binding.as_ref()
+    }
+
+    /// What the policies said of a legacy binding, where they were asked.
+    pub fn decision(&self) -> Option<&Arc<Decision>> {
+        self.legacy.as_ref().map(|l| &l.decision)
+    }
+}
+
+/// Ties an agent to an installation as [`inbound`] would: by an enabled binding of the installation, by the session that an
+/// operator handed to it (`within`, where the message stays in its conversation), else by a legacy binding where that may be used now. Where the rollout does not let the org in, the
+/// legacy binding is looked at first: it alone leads past that.
+pub fn tie(
+    policy: &Snapshot,
+    directory: &Directory,
+    principal: &AgentPrincipal,
+    installation: &Installation,
+    within: Option<&SessionView>,
+    eligible: bool,
+) -> Tie {
+    let agent = &principal.agent().id;
+    let hears = |b: &&Arc<Kept<Binding>>| b.item.enabled && b.item.agent == *agent;
+    let route = |binding: Option<&Binding>| Route {
+        org: installation.org.clone(),
+        provider: installation.provider,
+        installation: installation.id.clone(),
+        binding: binding.map(|b| b.id.clone()),
+        agent: agent.clone(),
+        legacy: binding.is_some_and(Binding::is_legacy),
+    };
+    let handed = || within.filter(|s| directory.was_handed(&s.key)).map(|_| route(None));
+    let own = directory.bindings_of(&installation.id).iter().find(hears).map(|b| route(Some(&b.item))).or_else(handed);
+    if let (Some(_), true) = (&own, eligible) {
+        return Tie { route: own, legacy: None };
+    }
+    let fits = |b: &&Arc<Kept<Binding>>| hears(b) && b.item.mode.is_none_or(|mode| mode == installation.owner.mode());
+    let wide = directory.legacy_bindings(&installation.org, installation.provider).iter().find(fits);
+    let Some(binding) = wide else { return Tie { route: own, legacy: None } };
+    let answer = legacy(policy, directory, installation, agent, eligible);
+    let route = if answer.refusal.is_none() { Some(route(Some(&binding.item))) } else { own };
+    Tie { route, legacy: Some(answer) }
 }
 
 /// Policy permitted this agent to speak here.
@@ -199,7 +284,7 @@ impl Destination {
     }
 }
 
-/// Asks whether an agent may speak in a conversation of an installation.
+/// Asks whether an agent may speak in a conversation of an installation, tied to it as `tie` says.
 ///
 /// # Errors
 /// [`Denied`]
@@ -210,8 +295,9 @@ pub fn outbound(
     installation: &Arc<Kept<Installation>>,
     conversation: &str,
     reply: bool,
+    tie: &Tie,
 ) -> Result<Destination, Denied> {
-    Ok(Destination { permit: policy.decide(speaking(directory, principal, installation, conversation, reply))? })
+    Ok(Destination { permit: policy.decide(speaking(directory, principal, installation, conversation, reply, tie))? })
 }
 
 /// The question of [`outbound`], for where it cannot be asked: through a revoked installation nobody speaks, whoever it is.
@@ -221,161 +307,16 @@ pub fn speaking(
     installation: &Arc<Kept<Installation>>,
     conversation: &str,
     reply: bool,
+    tie: &Tie,
 ) -> SendMessage {
-    let agent = principal.agent();
     SendMessage {
-        agent: facts::agent(directory, agent),
+        agent: facts::agent(directory, principal.agent()),
         installation: facts::installation(directory, &installation.item),
         conversation: conversation.to_owned(),
-        bound: directory.binds(&installation.item.id, &agent.id),
+        bound: tie.route().is_some(),
         reply,
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::domain::clock::Timestamp;
-    use crate::domain::ids::{AgentId, InstallationId, OrgId, ProfileId};
-    use crate::domain::installation::{InstallationStatus, Ownership};
-    use crate::domain::message::{AccountClaim, Conversation, EventKind, Sender};
-    use proptest::prelude::*;
-
-    fn installation() -> Installation {
-        Installation {
-            id: InstallationId::parse("ins").unwrap(),
-            profile: ProfileId::parse("app").unwrap(),
-            org: OrgId::parse("acme").unwrap(),
-            provider: ProviderKind::Slack,
-            owner: Ownership::Platform,
-            account: ExternalAccount::Slack { team_id: Some("T1".into()), enterprise_id: None },
-            status: InstallationStatus::Active,
-            epoch: 1,
-        }
-    }
-
-    fn event() -> InboundEvent {
-        InboundEvent {
-            kind: EventKind::Message,
-            account: AccountClaim::Telegram { chat_id: None },
-            dedupe_key: "k".into(),
-            provider_event_id: "k".into(),
-            provider_event_type: "message".into(),
-            normal: Normal {
-                conversation: Some(Conversation { id: "C1".into(), kind: ConversationKind::Thread, thread: Some("1.2".into()) }),
-                sender: Some(Sender { id: "U1".into(), name: None, is_bot: false }),
-                ..Normal::default()
-            },
-            raw: bytes::Bytes::new(),
-            media_type: "application/json",
-        }
-    }
-
-    fn binding(id: &str, select: Selector, priority: i64) -> Arc<Kept<Binding>> {
-        let item = Binding {
-            id: BindingId::parse(id).unwrap(),
-            org: OrgId::parse("acme").unwrap(),
-            installation: InstallationId::parse("ins").unwrap(),
-            select,
-            agent: AgentId::parse("a").unwrap(),
-            priority,
-            enabled: true,
-            session: Default::default(),
-            allow_platform_fallback: false,
-        };
-        Arc::new(Kept { item, secrets: vec![], updated: Timestamp::default() })
-    }
-
-    fn every_selector() -> Vec<Arc<Kept<Binding>>> {
-        let s = |v: &str| Some(v.to_owned());
-        (0..64u32)
-            .map(|bits| {
-                let has = |i: u32| bits & (1 << i) != 0;
-                let select = Selector {
-                    provider: has(0).then_some(ProviderKind::Slack),
-                    account: if has(1) { s("T1") } else { None },
-                    team: if has(2) { s("T1") } else { None },
-                    channel: if has(3) { s("C1") } else { None },
-                    thread: if has(4) { s("1.2") } else { None },
-                    peer: if has(5) { s("U1") } else { None },
-                };
-                binding(&format!("b{bits:02}"), select, 100)
-            })
-            .collect()
-    }
-
-    #[test]
-    fn the_most_specific_wins_then_priority_then_id() {
-        let pick = |all: &[Arc<Kept<Binding>>]| candidate(all, &installation(), &event()).map(|b| b.item.id.to_string());
-        assert_eq!(pick(&every_selector()).as_deref(), Some("b63"));
-        let peer = Selector { peer: Some("U1".into()), ..Selector::default() };
-        let wide = Selector { channel: Some("C1".into()), team: Some("T1".into()), account: Some("T1".into()), ..Selector::default() };
-        assert_eq!(pick(&[binding("wide", wide.clone(), 1), binding("peer", peer, 999)]).as_deref(), Some("peer"));
-        assert_eq!(pick(&[binding("b", wide.clone(), 5), binding("a", wide.clone(), 5), binding("c", wide, 1)]).as_deref(), Some("c"));
-        let case = Selector { channel: Some("c1".into()), ..Selector::default() };
-        assert_eq!(pick(&[binding("case", case, 1)]), None);
-    }
-
-    #[test]
-    fn each_binding_is_told_why_it_lost() {
-        let s = |v: &str| Some(v.to_owned());
-        let channel = || Selector { channel: s("C1"), ..Selector::default() };
-        let team = Selector { team: s("T1"), account: s("T1"), ..Selector::default() };
-        let other = Selector { peer: s("u1"), ..Selector::default() };
-        let elsewhere = Selector { channel: s("C1"), provider: Some(ProviderKind::Telegram), ..Selector::default() };
-        let mut off = Binding::clone(&binding("off", channel(), 1).item);
-        off.enabled = false;
-        let mut all: Vec<Binding> = [
-            ("b", channel(), 5),
-            ("a", channel(), 9),
-            ("c", channel(), 5),
-            ("team", team, 1),
-            ("all", Selector::default(), 1),
-            ("other", other, 1),
-            ("elsewhere", elsewhere, 1),
-        ]
-        .into_iter()
-        .map(|(id, select, priority)| binding(id, select, priority).item.clone())
-        .collect();
-        all.push(off);
-        let normal = event().normal;
-        let fared = standings(&all, &installation(), &normal);
-        let told: String = all.iter().zip(&fared).map(|(b, s)| format!("{}: {s:?}\n", b.id)).collect();
-        insta::assert_snapshot!(told, @r#"
-        b: Hears
-        a: LaterPriority { than: BindingId("b") }
-        c: LaterId { than: BindingId("b") }
-        team: LessSpecific { than: BindingId("b"), names: "channel" }
-        all: LessSpecific { than: BindingId("b"), names: "channel" }
-        other: Unmet(Unmet { selector: "peer", wanted: "u1", actual: Some("U1") })
-        elsewhere: Unmet(Unmet { selector: "provider", wanted: "telegram", actual: Some("slack") })
-        off: Disabled
-        "#);
-        assert!(standings(&all[5..], &installation(), &normal).iter().all(|s| matches!(s, Standing::Unmet(_) | Standing::Disabled)));
-    }
-
-    proptest! {
-        #[test]
-        fn the_one_that_hears_is_the_candidate(all in Just(every_selector()).prop_shuffle(), keep in 1usize..64, thread in "1\\.[23]", off in 0u64..) {
-            let mut event = event();
-            event.normal.conversation.as_mut().unwrap().thread = Some(thread);
-            let kept: Vec<Arc<Kept<Binding>>> = all[..keep].iter().enumerate().map(|(i, b)| {
-                let item = Binding { enabled: off & (1 << i) == 0, ..b.item.clone() };
-                Arc::new(Kept { item, secrets: vec![], updated: Timestamp::default() })
-            }).collect();
-            let bindings: Vec<Binding> = kept.iter().map(|b| b.item.clone()).collect();
-            let hears: Vec<&BindingId> = bindings.iter().zip(standings(&bindings, &installation(), &event.normal)).filter(|(_, s)| *s == Standing::Hears).map(|(b, _)| &b.id).collect();
-            let wanted: Vec<&BindingId> = candidate(&kept, &installation(), &event).iter().map(|b| &b.item.id).collect();
-            prop_assert_eq!(hears, wanted);
-        }
-
-        #[test]
-        fn the_order_of_input_never_changes_the_choice(all in Just(every_selector()).prop_shuffle(), keep in 1usize..64) {
-            let mut sorted = all[..keep].to_vec();
-            sorted.sort_by(|a, b| a.item.id.cmp(&b.item.id));
-            let a = candidate(&all[..keep], &installation(), &event()).unwrap().item.id.clone();
-            let b = candidate(&sorted, &installation(), &event()).unwrap().item.id.clone();
-            prop_assert_eq!(a, b);
-        }
-    }
-}
+mod tests;

@@ -7,10 +7,12 @@ pub mod directory;
 mod outbox;
 mod queries;
 mod read;
+mod sessions;
 mod sqlite;
 mod terms;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -22,17 +24,18 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::config::{Limits, RolloutSection};
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::delivery::{Attempt, Claimed, Settled};
-use crate::domain::ids::{AgentId, DeliveryId, EventId, InstallationId, SessionId};
+use crate::domain::ids::{BindingId, DeliveryId, EventId, InstallationId, SessionId};
 use crate::domain::installation::ProviderKind;
 use crate::domain::record::{AuditRecord, Decision};
 use crate::domain::rollout::{FlagChange, FlagRecord, GlobalChange, GlobalRecord, MatrixRun};
 pub use terms::{
-    AcceptRequest, Acceptance, Change, EventView, FinishedSend, ListFilter, NewEvent, NewSend, Page, Resource, SecretPut, SendStart,
-    SessionView, StoreError,
+    AcceptRequest, Acceptance, AgentScope, Change, Ended, Ending, EventView, FinishedSend, ImportedSession, LegacyUse, ListFilter,
+    NewEvent, NewSend, Page, Resource, SecretPut, SendStart, SessionView, StoreError,
 };
 
 use directory::Directory;
 use outbox::Outbox;
+use sessions::Touched;
 
 /// Rows that a sweep looks at, and at most removes, at a time.
 const SWEEP_ROWS: i64 = 1_000;
@@ -49,6 +52,7 @@ struct Inner {
     jobs: mpsc::Sender<writer::Job>,
     directory: RwLock<Arc<Directory>>,
     outbox: Arc<Mutex<Outbox>>,
+    touched: Arc<Mutex<Touched>>,
     committed: watch::Receiver<u64>,
     writer: std::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
     // Held for as long as the store is open: a second process must not write the same file.
@@ -75,6 +79,7 @@ impl Store {
         let outbox = Arc::new(Mutex::new(Outbox::default()));
         let open = queries::open_deliveries(&mut opened.writer).await?;
         lock(&outbox).rebuild(open);
+        let touched = Arc::new(Mutex::new(queries::touched(&mut opened.writer).await?));
         let (jobs, queue) = mpsc::channel(limits.queue_max);
         let writer = tokio::spawn(writer::run(
             queue,
@@ -85,7 +90,7 @@ impl Store {
                 age_ms: i64::from(limits.session_age_days) * 86_400_000,
             },
             committing,
-            outbox.clone(),
+            (outbox.clone(), touched.clone()),
             log_pages.clone(),
         ));
         tokio::spawn(sqlite::checkpoints(opened.checkpointer, committed.clone(), log_pages));
@@ -94,6 +99,7 @@ impl Store {
             jobs,
             directory: RwLock::new(Arc::new(directory)),
             outbox,
+            touched,
             committed,
             writer: std::sync::Mutex::new(Some(writer)),
             _lock: opened.lock,
@@ -297,20 +303,86 @@ impl Store {
         read::event_view(&self.0.readers, event).await
     }
 
-    /// One session, for the agent it must belong to.
+    /// What a delivery said, for the agent that it went to.
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn session_of(&self, agent: &AgentId, id: &SessionId) -> Result<Option<SessionView>, StoreError> {
-        read::session_of(&self.0.readers, agent, id).await
+    pub async fn event_of(&self, scope: &impl AgentScope, event: &EventId) -> Result<Option<EventView>, StoreError> {
+        let view = read::event_view(&self.0.readers, event).await?;
+        Ok(view.filter(|v| v.agent == *scope.agent() && scope.org().is_none_or(|org| v.org == *org)))
     }
 
-    /// Reserves an idempotency key.
+    /// One session, as far as the agent whose scope it is may see it.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn session_of(&self, scope: &impl AgentScope, id: &SessionId) -> Result<Option<SessionView>, StoreError> {
+        read::session_of(&self.0.readers, scope, id).await
+    }
+
+    /// Whether a session is another org's than the agent's: what an operator is told of, and the agent is not.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn is_anothers_session(&self, scope: &impl AgentScope, id: &SessionId) -> Result<bool, StoreError> {
+        read::is_anothers_session(&self.0.readers, scope, id).await
+    }
+
+    /// Ends a session by an operator's word, with the audit line. The directory shows it when this returns.
     ///
     /// # Errors
     /// When it could not be committed.
-    pub async fn begin_send(&self, send: NewSend) -> Result<SendStart, StoreError> {
-        self.task(move |conn| Box::pin(async move { queries::begin_send(conn, &send).await })).await
+    pub async fn end_session(&self, id: SessionId, ending: Ending, line: AuditRecord, now: Timestamp) -> Result<Ended, StoreError> {
+        let touched = self.0.touched.clone();
+        let ended = self
+            .task(move |conn| {
+                Box::pin(async move {
+                    let (ended, keys) = queries::end(conn, &id, &ending, line, now).await?;
+                    if let Some((key, followed_as)) = keys.filter(|(key, _)| !key.is_empty()) {
+                        let mut touched = lock(&touched);
+                        touched.forgotten.push(key);
+                        touched.followed.insert(followed_as, id);
+                    }
+                    Ok(ended)
+                })
+            })
+            .await?;
+        self.reload().await?;
+        Ok(ended)
+    }
+
+    /// Keeps a session that an earlier system had under way, without a route: the next event of its contact may give it one.
+    /// `false` where it is kept already.
+    ///
+    /// # Errors
+    /// When it could not be committed.
+    pub async fn import_session(&self, session: ImportedSession, line: AuditRecord) -> Result<bool, StoreError> {
+        let touched = self.0.touched.clone();
+        self.task(move |conn| {
+            Box::pin(async move {
+                let fresh = queries::import(conn, &session, line).await?;
+                lock(&touched).imported |= fresh;
+                Ok(fresh)
+            })
+        })
+        .await
+    }
+
+    /// How often each legacy binding was used.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn legacy_uses(&self) -> Result<BTreeMap<BindingId, LegacyUse>, StoreError> {
+        read::legacy_uses(&self.0.readers).await
+    }
+
+    /// Reserves an idempotency key of the agent whose scope it is.
+    ///
+    /// # Errors
+    /// When it could not be committed.
+    pub async fn begin_send(&self, scope: &impl AgentScope, send: NewSend) -> Result<SendStart, StoreError> {
+        let agent = scope.agent().clone();
+        self.task(move |conn| Box::pin(async move { queries::begin_send(conn, &agent, &send).await })).await
     }
 
     /// Keeps how a send ended, with its decisions and its audit line. The answer comes back with the id of its last decision
@@ -457,8 +529,8 @@ impl Store {
     }
 }
 
-fn lock(outbox: &Mutex<Outbox>) -> std::sync::MutexGuard<'_, Outbox> {
-    outbox.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn queue_error<T>(error: mpsc::error::TrySendError<T>) -> StoreError {

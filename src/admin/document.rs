@@ -83,6 +83,8 @@ pub(super) struct ProfileSpec {
     pub(super) id: ProfileId,
     pub(super) provider: ProviderKind,
     pub(super) owner: Ownership,
+    /// Follows from the owner; where it is said, it must be so.
+    pub(super) mode: Option<Mode>,
     pub(super) app_id: Option<String>,
     pub(super) ingress_id: Option<String>,
     pub(super) signing_secret: Option<SecretSpec>,
@@ -98,6 +100,8 @@ pub(super) struct InstallationSpec {
     pub(super) profile: ProfileId,
     pub(super) org: OrgId,
     pub(super) account: Json,
+    /// Follows from the profile; where it is said, it must be so.
+    pub(super) mode: Option<Mode>,
     pub(super) credential: Option<CredentialSpec>,
     pub(super) status: Option<InstallationStatus>,
 }
@@ -107,8 +111,9 @@ pub(super) struct InstallationSpec {
 pub(super) struct BindingSpec {
     pub(super) id: BindingId,
     pub(super) org: OrgId,
-    pub(super) installation: InstallationId,
-    /// Follows from the installation; where it is said, it must be so.
+    /// Left out, the binding is a legacy one: it names its provider in `select`, and means the org's one installation of it.
+    pub(super) installation: Option<InstallationId>,
+    /// Follows from the installation; where it is said, it must be so. A legacy one says it or hears either.
     pub(super) mode: Option<Mode>,
     #[serde(default)]
     pub(super) select: Selector,
@@ -169,6 +174,12 @@ impl Document {
     }
 }
 
+/// Whether text is a name, handle or e-mail address rather than an id: such change hands, and who takes one over would take
+/// over what is tied to it.
+pub(super) fn is_mutable(text: &str) -> bool {
+    text.contains('@') || text.starts_with('#') || text.chars().any(char::is_whitespace)
+}
+
 /// Reads an account as its provider names one.
 pub(super) fn account(at: &str, provider: ProviderKind, spec: &Json) -> Result<ExternalAccount, AdminError> {
     #[derive(Deserialize)]
@@ -216,6 +227,10 @@ pub(super) fn account(at: &str, provider: ProviderKind, spec: &Json) -> Result<E
         ExternalAccount::Telegram { bot_id, chats } => std::iter::once(bot_id).chain(chats).collect(),
         ExternalAccount::WhatsApp { waba_id, phone_number_id } => vec![waba_id, phone_number_id],
     };
+    if let Some(handle) = ids.iter().find(|id| is_mutable(id)) {
+        let detail = format!("{at}: account: `{handle}` is a name or handle; write the stable id, names change hands");
+        return Err(AdminError::new(ReasonCode::AdminPrincipalMutable, detail));
+    }
     let fit = |id: &&String| !id.is_empty() && id.len() <= 64 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
     if ids.iter().all(fit) { Ok(account) } else { Err(invalid("ids are 1 to 64 letters, digits, - or _")) }
 }

@@ -3,12 +3,12 @@
 use base64::Engine as _;
 use serde_json::{Value as Json, json};
 
-use super::document::{AgentSpec, BindingSpec, Document, InstallationSpec, OrgSpec, ProfileSpec, SecretSpec, account};
+use super::document::{AgentSpec, BindingSpec, Document, InstallationSpec, OrgSpec, ProfileSpec, SecretSpec, account, is_mutable};
 use super::{Admin, AdminError, Asking};
 use crate::domain::clock::Timestamp;
 use crate::domain::ids::{CredentialId, OrgId};
 use crate::domain::installation::{
-    Agent, AgentStatus, AppProfile, Binding, DeliveryFormat, ExternalAccount, Installation, InstallationStatus, Org, Ownership,
+    Agent, AgentStatus, AppProfile, Binding, DeliveryFormat, ExternalAccount, Installation, InstallationStatus, Mode, Org, Ownership,
 };
 use crate::domain::reason::ReasonCode;
 use crate::domain::secret::{self, Secret, Unfit};
@@ -109,9 +109,12 @@ fn users_of(directory: &Directory, kind: &str, id: &str) -> Vec<String> {
     }
     for (k, b) in &directory.bindings {
         let uses = (kind == "orgs" && b.item.org.as_str() == id)
-            || (kind == "installations" && b.item.installation.as_str() == id)
+            || (kind == "installations" && b.item.installation.as_ref().is_some_and(|i| i.as_str() == id))
             || (kind == "agents" && b.item.agent.as_str() == id);
         add(uses, "bindings", k.as_str());
+    }
+    if kind == "agents" {
+        directory.handed_to(id).for_each(|key| add(true, "sessions", key));
     }
     users
 }
@@ -161,9 +164,12 @@ impl<'a> Plan<'a> {
         for binding in self.future.bindings.values() {
             let (binding, agent) = (&binding.item, self.future.agents.get(&binding.item.agent));
             let Some(agent) = agent.filter(|agent| agent.item.format == DeliveryFormat::Native) else { continue };
-            let installation = self.future.installations.get(&binding.installation);
+            let provider = match &binding.installation {
+                Some(id) => self.future.installations.get(id).map(|i| i.item.provider),
+                None => binding.select.provider,
+            };
             let looked_at = changed("bindings", binding.id.as_str()) || changed("agents", binding.agent.as_str());
-            let Some(provider) = installation.map(|i| i.item.provider).filter(|_| looked_at) else { continue };
+            let Some(provider) = provider.filter(|_| looked_at) else { continue };
             if !providers::of(provider).secret_form(self.admin.vault.agent_signing(agent)?.expose()) {
                 let detail = format!(
                     "agents `{}`: signing_secret has characters that {provider} does not use, so its SDKs cannot have it; binding `{}` needs it",
@@ -227,6 +233,7 @@ impl<'a> Plan<'a> {
         let known = self.future.profiles.get(&spec.id).map(|k| (k.item.clone(), k.secrets.clone()));
         let old = known.as_ref().map(|(k, _)| k);
         immutable(&at, "provider", old.map(|k| &k.provider), &spec.provider)?;
+        mode_follows(&at, spec.mode, old.map_or(&spec.owner, |k| &k.owner).mode(), old.is_some())?;
         immutable(&at, "owner", old.map(|k| &k.owner), &spec.owner)?;
         if old.is_some_and(|k| k.app_id.is_some()) {
             immutable(&at, "app_id", old.map(|k| &k.app_id), &spec.app_id)?;
@@ -304,6 +311,7 @@ impl<'a> Plan<'a> {
         let account = account(&at, profile.provider, &spec.account)?;
         let known = self.future.installations.get(&spec.id).map(|k| (k.item.clone(), k.secrets.clone()));
         let old = known.as_ref().map(|(k, _)| k);
+        mode_follows(&at, spec.mode, profile.owner.mode(), old.is_some())?;
         immutable(&at, "profile", old.map(|k| &k.profile), &spec.profile)?;
         immutable(&at, "org", old.map(|k| &k.org), &spec.org)?;
         if let Some(old) = old
@@ -343,28 +351,65 @@ impl<'a> Plan<'a> {
         let at = format!("bindings `{}`", spec.id);
         self.org_exists(&at, Some(&spec.org))?;
         let unknown = |what: String| AdminError::new(ReasonCode::AdminReferenceUnknown, format!("{at}: {what}"));
-        // Another org's is as unknown as none.
-        let installation = self.future.installation_of(&spec.org, &spec.installation).map(|i| i.item.clone());
-        let installation =
-            installation.ok_or_else(|| unknown(format!("org `{}` has no installation `{}`", spec.org, spec.installation)))?;
-        let mode = installation.owner.mode();
-        if spec.mode.is_some_and(|said| said != mode) {
-            let detail = format!("{at}: mode is {}, as the installation's app is", mode.as_str());
-            return Err(AdminError::new(ReasonCode::AdminResourceInvalid, detail));
-        }
+        let known = self.future.bindings.get(&spec.id).map(|k| (k.item.clone(), k.secrets.clone()));
+        let old = known.as_ref().map(|(k, _)| k);
+        immutable(&at, "org", old.map(|k| &k.org), &spec.org)?;
+        let (installation, mode) = match &spec.installation {
+            // Another org's is as unknown as none.
+            Some(id) => {
+                let found = self.future.installation_of(&spec.org, id).map(|i| i.item.clone());
+                let found = found.ok_or_else(|| unknown(format!("org `{}` has no installation `{id}`", spec.org)))?;
+                let was = old.and_then(|k| k.installation.as_ref()).and_then(|id| self.future.installations.get(id));
+                let mode = found.owner.mode();
+                immutable(&at, "mode", was.map(|i| i.item.owner.mode()).as_ref(), &mode)?;
+                mode_follows(&at, spec.mode, mode, old.is_some())?;
+                (Some(found.id), None)
+            }
+            None => {
+                if old.is_some_and(|k| !k.is_legacy()) {
+                    return immutable(&at, "installation", Some(&true), &false);
+                }
+                if spec.select.provider.is_none() {
+                    let detail = format!("{at}: name an installation; a legacy binding, which names none, needs select.provider");
+                    return Err(AdminError::new(ReasonCode::AdminResourceInvalid, detail));
+                }
+                if spec.allow_platform_fallback {
+                    let detail = format!("{at}: allow_platform_fallback: a binding that names no installation is no platform binding");
+                    return Err(AdminError::new(ReasonCode::AdminResourceInvalid, detail));
+                }
+                if old.is_some_and(|k| k.mode.is_some()) {
+                    immutable(&at, "mode", old.map(|k| &k.mode), &spec.mode)?;
+                }
+                (None, spec.mode)
+            }
+        };
         let agent = self.future.agents.get(&spec.agent).map(|a| a.item.clone());
         let agent = agent.filter(|a| a.org.as_ref().is_none_or(|o| *o == spec.org));
         let agent = agent.ok_or_else(|| unknown(format!("org `{}` has no agent `{}`", spec.org, spec.agent)))?;
-        let known = self.future.bindings.get(&spec.id).map(|k| (k.item.clone(), k.secrets.clone()));
-        immutable(&at, "org", known.as_ref().map(|(k, _)| &k.org), &spec.org)?;
-        if spec.select.peer.as_deref().is_some_and(|p| p.starts_with('@') || p.contains(' ')) {
-            let detail = format!("{at}: select.peer must be a stable id; names change hands");
-            return Err(AdminError::new(ReasonCode::AdminResourceInvalid, detail));
+        let select = &spec.select;
+        let named = [
+            ("account", &select.account),
+            ("team", &select.team),
+            ("channel", &select.channel),
+            ("thread", &select.thread),
+            ("peer", &select.peer),
+        ];
+        if let Some((name, value)) = named.into_iter().find_map(|(name, value)| Some((name, value.as_deref().filter(|v| is_mutable(v))?))) {
+            let detail = format!("{at}: select.{name} `{value}` is a name, handle or e-mail; write the stable id, names change hands");
+            return Err(AdminError::new(ReasonCode::AdminPrincipalMutable, detail));
+        }
+        let blank = named.into_iter().find(|(_, value)| value.as_ref().is_some_and(String::is_empty));
+        if let Some((name, _)) = blank {
+            return Err(AdminError::new(
+                ReasonCode::AdminResourceInvalid,
+                format!("{at}: select.{name} is empty; leave it out to select all"),
+            ));
         }
         let binding = Binding {
             id: spec.id,
             org: spec.org,
-            installation: installation.id,
+            installation,
+            mode,
             select: spec.select,
             agent: agent.id,
             priority: spec.priority,
@@ -456,6 +501,18 @@ fn immutable<T: PartialEq>(at: &str, name: &str, old: Option<&T>, new: &T) -> Re
     match old {
         Some(old) if old != new => {
             Err(AdminError::new(ReasonCode::AdminFieldImmutable, format!("{at}: {name} is set once; make a new resource")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A mode is never set: it follows from who owns the app. On a resource that exists, another one is an attempt to change it.
+fn mode_follows(at: &str, said: Option<Mode>, mode: Mode, exists: bool) -> Result<(), AdminError> {
+    match said {
+        Some(said) if said != mode && exists => immutable(at, "mode", Some(&mode), &said),
+        Some(said) if said != mode => {
+            let detail = format!("{at}: mode is {}, as the app's owner says", mode.as_str());
+            Err(AdminError::new(ReasonCode::AdminResourceInvalid, detail))
         }
         _ => Ok(()),
     }

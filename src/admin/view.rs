@@ -1,10 +1,13 @@
 //! What reads show of a resource: everything but its secrets, and of those that they are there.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value as Json, json};
 
 use super::{Admin, AdminError, Asking};
 use crate::domain::ids::{AgentId, BindingId, InstallationId, OrgId, ProfileId};
 use crate::domain::reason::ReasonCode;
+use crate::store::LegacyUse;
 use crate::store::directory::{Directory, Kept};
 
 /// The declared kinds, in the order they refer to each other.
@@ -54,9 +57,10 @@ impl Admin {
     pub async fn resources(&self, asking: &Asking, kind: &str, org: Option<&str>) -> Result<Option<Vec<Json>>, AdminError> {
         self.may_view(asking).await?;
         let directory = self.store.directory();
+        let uses = self.legacy_uses(&directory, kind).await?;
         Ok(all(&directory, kind).map(|mut items| {
             items.retain(|item| org.is_none_or(|org| [item.get("org"), item.get("owner")].into_iter().flatten().any(|o| o == org)));
-            items.iter_mut().for_each(|item| self.with_address(kind, item));
+            items.iter_mut().for_each(|item| self.finished(kind, item, &uses));
             items
         }))
     }
@@ -67,10 +71,32 @@ impl Admin {
     /// The policies' refusal, `admin.not_found`.
     pub async fn resource(&self, asking: &Asking, kind: &str, id: &str) -> Result<Json, AdminError> {
         self.may_view(asking).await?;
-        let mut item = resource(&self.store.directory(), kind, id)
-            .ok_or_else(|| AdminError::new(ReasonCode::AdminNotFound, format!("there is no {kind}/{id}")))?;
-        self.with_address(kind, &mut item);
+        let directory = self.store.directory();
+        let mut item =
+            resource(&directory, kind, id).ok_or_else(|| AdminError::new(ReasonCode::AdminNotFound, format!("there is no {kind}/{id}")))?;
+        let uses = self.legacy_uses(&directory, kind).await?;
+        self.finished(kind, &mut item, &uses);
         Ok(item)
+    }
+
+    /// Only where legacy bindings are left does anybody ask how often they were used.
+    async fn legacy_uses(&self, directory: &Directory, kind: &str) -> Result<BTreeMap<BindingId, LegacyUse>, AdminError> {
+        let asked = kind == "bindings" && directory.bindings.values().any(|b| b.item.is_legacy());
+        if asked { Ok(self.store.legacy_uses().await?) } else { Ok(BTreeMap::new()) }
+    }
+
+    /// What a resource shows beside what was declared.
+    fn finished(&self, kind: &str, item: &mut Json, uses: &BTreeMap<BindingId, LegacyUse>) {
+        self.with_address(kind, item);
+        if let ("bindings", Some(object)) = (kind, item.as_object_mut())
+            && !object.contains_key("installation")
+        {
+            let id = object.get("id").and_then(Json::as_str).and_then(|id| BindingId::parse(id).ok());
+            let used = id.and_then(|id| uses.get(&id));
+            object.insert("legacy".into(), json!(true));
+            object.insert("uses".into(), json!(used.map_or(0, |u| u.count)));
+            object.insert("last_used_at".into(), json!(used.map(|u| u.last)));
+        }
     }
 
     /// A profile is shown with the address to give to its provider.

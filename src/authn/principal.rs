@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use crate::domain::ids::{AgentId, OrgId};
 use crate::domain::installation::{Agent, ExternalAccount, Installation, Mode, ProviderKind};
+use crate::store::AgentScope;
 use crate::store::directory::Kept;
 
 /// A verified webhook sender, per provider: whoever takes one knows whose account it speaks for.
@@ -91,6 +93,16 @@ impl AgentPrincipal {
     /// The agent.
     pub fn agent(&self) -> &Agent {
         &self.0.item
+    }
+}
+
+impl AgentScope for AgentPrincipal {
+    fn agent(&self) -> &AgentId {
+        &self.0.item.id
+    }
+
+    fn org(&self) -> Option<&OrgId> {
+        self.0.item.org.as_ref()
     }
 }
 

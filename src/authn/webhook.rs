@@ -182,10 +182,11 @@ impl Proved {
 /// The installations of this profile that have the account an event names. The path said which app; the body may only
 /// confirm it.
 fn bind(profile: &AppProfile, claim: &AccountClaim, directory: &Directory) -> Result<Vec<Arc<Kept<Installation>>>, ReasonCode> {
+    // The database forbids an account of two; should it happen all the same, the first of several would be a guess, and so
+    // would the one that is left of an account that two owners hold.
     let one = |found: &[Arc<Kept<Installation>>], account: &str| match found {
-        [one] => Ok(vec![one.clone()]),
+        [one] if !directory.disputed(&one.item) => Ok(vec![one.clone()]),
         [] => Err(stranger(profile, account, directory)),
-        // The database forbids it; should it happen all the same, the first of several would be a guess.
         _ => Err(ReasonCode::AuthnRouteAmbiguous),
     };
     match claim {
@@ -215,7 +216,8 @@ fn bind(profile: &AppProfile, claim: &AccountClaim, directory: &Directory) -> Re
                 .filter(|i| matches!(&i.item.account, ExternalAccount::WhatsApp { waba_id: own, .. } if own == waba_id))
                 .cloned()
                 .collect();
-            if phone_number_id.is_none() && found.len() > 1 { Ok(found) } else { one(&found, &key) }
+            let whole = phone_number_id.is_none() && found.len() > 1 && !found.iter().any(|i| directory.disputed(&i.item));
+            if whole { Ok(found) } else { one(&found, &key) }
         }
     }
 }

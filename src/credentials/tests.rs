@@ -136,7 +136,8 @@ impl World {
         let mut item = Binding {
             id: key.clone(),
             org: self.directory.installations[&installation].item.org.clone(),
-            installation,
+            installation: Some(installation),
+            mode: None,
             select: Selector::default(),
             agent: AgentId::parse(agent).unwrap(),
             priority: 100,

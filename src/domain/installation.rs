@@ -361,8 +361,13 @@ pub struct Binding {
     pub id: BindingId,
     /// The org.
     pub org: OrgId,
-    /// The installation it listens to.
-    pub installation: InstallationId,
+    /// The installation it listens to. None is a legacy one: it names a provider only, and means the one installation that
+    /// the org has of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub installation: Option<InstallationId>,
+    /// A legacy one's: only installations of this mode. Where an installation is named, the mode follows from that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
     /// What it listens for.
     pub select: Selector,
     /// Who hears it.
@@ -378,6 +383,11 @@ pub struct Binding {
 }
 
 impl Binding {
+    /// Whether it names a provider only.
+    pub fn is_legacy(&self) -> bool {
+        self.installation.is_none()
+    }
+
     /// Which of two goes first, in both directions: the more specific one, then the lower priority, then the lower id.
     pub fn order(&self, other: &Self) -> Ordering {
         other.select.present().cmp(&self.select.present()).then(self.priority.cmp(&other.priority)).then(self.id.cmp(&other.id))

@@ -106,6 +106,7 @@ reasons! {
     ClockSuspect "clock.suspect" 503 true "The wall clock stepped by more than a minute; signed times are not judged until it is believed again.";
 
     RoutingNoRoute "routing.no_route" 200 false "No enabled binding hears this event.";
+    RoutingAmbiguousInstallation "routing.ambiguous_installation" 200 false "A binding that names a provider only could mean several installations of the org.";
     StoreUnavailable "store.unavailable" 503 true "The store did not take the write.";
     StoreBusy "store.busy" 503 true "The store is locked by somebody else.";
     StoreFull "store.full" 503 true "The disk is full.";
@@ -143,6 +144,8 @@ reasons! {
     AdminSecretWeak "admin.secret_weak" 422 false "The secret is shorter than the provider's own are.";
     AdminSecretPlaceholder "admin.secret_placeholder" 422 false "The secret is a placeholder.";
     AdminFieldImmutable "admin.field_immutable" 422 false "The field is set once; make a new resource.";
+    AdminPrincipalMutable "admin.principal_mutable" 422 false "A name, handle or e-mail address stands where a stable id must: names change hands.";
+    AdminSessionEnded "admin.session_ended" 409 false "The session is not active any more.";
     AdminIdentityTaken "admin.identity_taken" 409 false "The external account or address belongs to another installation.";
     AdminAgentUrlForbidden "admin.agent_url_forbidden" 422 false "The agent's address is not one that configuration allows.";
     AdminInUse "admin.in_use" 409 false "Other resources still refer to it.";

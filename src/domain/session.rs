@@ -1,7 +1,6 @@
 //! What makes two events part of the same conversation with the same agent.
 
-use super::ids::{AgentId, InstallationId, OrgId};
-use super::installation::ProviderKind;
+use super::route::Route;
 
 /// Identity of a session: org, provider, installation, agent, conversation, thread, and the peer where it counts.
 ///
@@ -11,21 +10,10 @@ pub struct SessionKey(String);
 
 impl SessionKey {
     /// Builds the key; an absent thread or peer is an empty part, which no real one can be.
-    pub fn new(
-        org: &OrgId,
-        provider: ProviderKind,
-        installation: &InstallationId,
-        agent: &AgentId,
-        conversation: &str,
-        thread: Option<&str>,
-        peer: Option<&str>,
-    ) -> Self {
+    pub fn new(route: &Route, conversation: &str, thread: Option<&str>, peer: Option<&str>) -> Self {
+        let way = [route.org.as_str(), route.provider.as_str(), route.installation.as_str(), route.agent.as_str()];
         let mut key = String::with_capacity(96);
-        for (i, part) in
-            [org.as_str(), provider.as_str(), installation.as_str(), agent.as_str(), conversation, thread.unwrap_or(""), peer.unwrap_or("")]
-                .into_iter()
-                .enumerate()
-        {
+        for (i, part) in way.into_iter().chain([conversation, thread.unwrap_or(""), peer.unwrap_or("")]).enumerate() {
             if i > 0 {
                 key.push('/');
             }
@@ -49,11 +37,20 @@ impl SessionKey {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::ids::{AgentId, InstallationId, OrgId};
+    use crate::domain::installation::ProviderKind;
     use proptest::prelude::*;
 
     fn key(conversation: &str, thread: Option<&str>, peer: Option<&str>) -> SessionKey {
-        let (org, ins, agent) = (OrgId::parse("o").unwrap(), InstallationId::parse("i").unwrap(), AgentId::parse("a").unwrap());
-        SessionKey::new(&org, ProviderKind::Slack, &ins, &agent, conversation, thread, peer)
+        let route = Route {
+            org: OrgId::parse("o").unwrap(),
+            provider: ProviderKind::Slack,
+            installation: InstallationId::parse("i").unwrap(),
+            binding: None,
+            agent: AgentId::parse("a").unwrap(),
+            legacy: false,
+        };
+        SessionKey::new(&route, conversation, thread, peer)
     }
 
     proptest! {

@@ -64,7 +64,7 @@ impl Egress {
         let fetched = match self.admitted(&directory, principal, ticket) {
             Some((ticket, installation)) => {
                 trail.installation = Some(installation.clone());
-                let fetched = self.fetch(&directory, &ticket, &installation, &mut trail).await;
+                let fetched = self.fetch(&directory, principal, &ticket, &installation, &mut trail).await;
                 self.told(principal, &ticket, &trail, fetched.as_ref().err().map(|ended| ended.stop.code()), request).await;
                 fetched
             }
@@ -87,12 +87,14 @@ impl Egress {
     async fn fetch(
         &self,
         directory: &Directory,
+        principal: &AgentPrincipal,
         ticket: &MediaTicket,
         installation: &Arc<Kept<Installation>>,
         trail: &mut Trail,
     ) -> Result<Media, Ended> {
         let policy = self.engine.pin();
-        self.enter(&policy, directory, &installation.item, trail)?;
+        let (entered, tie) = self.tied(&policy, directory, principal, &installation.item, None, trail);
+        self.enter(entered, &tie, trail)?;
         let lease = self.selected(trail, credentials::own(&policy, directory, installation, self.clock.now()))?;
         let provider = providers::of(installation.item.provider);
         let call = Call { method: provider.file_method(), conversation: None };

@@ -51,13 +51,12 @@ impl Egress {
             let id = MessageId::fresh(now);
             let send = NewSend {
                 id: id.clone(),
-                agent: principal.agent().id.clone(),
                 key: format!("reply {} {} {used}", ticket.event(), ticket.place()),
                 // The same words twice are two replies.
                 digest: request.to_string(),
                 at: now,
             };
-            if self.store.begin_send(send).await? == SendStart::Fresh {
+            if self.store.begin_send(principal, send).await? == SendStart::Fresh {
                 return Ok(Some(id));
             }
         }
@@ -69,8 +68,10 @@ impl Egress {
         let policy = self.engine.pin();
         let installation = directory.installations.get(ticket.installation()).ok_or_else(no_more)?;
         trail.installation = Some(installation.clone());
-        let event = self.store.event_view(ticket.event()).await.map_err(|e| Ended::from(Stop::from(Failure::from(e))))?;
+        let lost = |e| Ended::from(Stop::from(Failure::from(e)));
+        let event = self.store.event_of(principal, ticket.event()).await.map_err(lost)?;
         let event = event.filter(|e| e.agent == *ticket.agent() && e.installation == *ticket.installation()).ok_or_else(no_more)?;
+        let session = self.store.session_of(principal, &event.session).await.map_err(lost)?;
         trail.session = Some(event.session.clone());
         let provider = providers::of(event.provider);
         let addresses = provider.reply_addresses(&event.raw, &event.media_type).map_err(|code| Ended::from(Stop::from(code)))?;
@@ -78,9 +79,12 @@ impl Egress {
         let conversation = address.conversation.or_else(|| event.normal.conversation.map(|c| c.id));
         let conversation = conversation.ok_or_else(|| Ended::new(ReasonCode::EgressMessageInvalid, "the event names no conversation"))?;
         trail.conversation = Some(conversation.clone());
-        let _permitted =
-            self.asked(trail, routing::outbound(&policy, &directory, principal, installation, &conversation, true), |d| d.decision())?;
-        self.enter(&policy, &directory, &installation.item, trail)?;
+        let within = session.as_ref().filter(|s| s.conversation == conversation);
+        let (entered, tie) = self.tied(&policy, &directory, principal, &installation.item, within, trail);
+        let spoken = routing::outbound(&policy, &directory, principal, installation, &conversation, true, &tie);
+        let _permitted = self.asked(trail, spoken, |d| d.decision())?;
+        self.enter(entered, &tie, trail)?;
+        trail.legacy = tie.legacy().cloned();
         // The address is the credential, and came with the event: there is no other one to choose or to open.
         let unfit = |code| Ended::new(code, "the body is no JSON object, or the address is not the provider's");
         let request = provider.reply(&address.url, body, self.providers.api_base(event.provider)).map_err(unfit)?;

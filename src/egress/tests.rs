@@ -61,18 +61,18 @@ async fn a_send_that_breaks_is_settled_and_not_repeated() {
     let folder = tempfile::tempdir().unwrap();
     let egress = egress(folder.path()).await;
     let (principal, request) = (principal(&egress.vault), RequestId::fresh(NOW));
-    let again = |id: MessageId| NewSend { id, agent: principal.agent().id.clone(), key: "k".into(), digest: "d".into(), at: NOW };
+    let again = |id: MessageId| NewSend { id, key: "k".into(), digest: "d".into(), at: NOW };
     let id = MessageId::fresh(NOW);
-    assert_eq!(egress.store.begin_send(again(id.clone())).await.unwrap(), SendStart::Fresh);
-    assert_eq!(egress.store.begin_send(again(MessageId::fresh(NOW))).await.unwrap(), SendStart::InFlight);
+    assert_eq!(egress.store.begin_send(&principal, again(id.clone())).await.unwrap(), SendStart::Fresh);
+    assert_eq!(egress.store.begin_send(&principal, again(MessageId::fresh(NOW))).await.unwrap(), SendStart::InFlight);
     let answer = egress.to_its_end(id.clone(), &principal, &request, async { panic!("on the way") }).await;
     assert_eq!((answer.status, &answer.body["code"]), (504, &json!("egress.outcome_unknown")));
     let settled = SendStart::Answered { status: 504, answer: answer.body.clone() };
-    assert_eq!(egress.store.begin_send(again(MessageId::fresh(NOW))).await.unwrap(), settled);
+    assert_eq!(egress.store.begin_send(&principal, again(MessageId::fresh(NOW))).await.unwrap(), settled);
     // What was settled before it broke stays as it was.
     let other = |id: MessageId| NewSend { key: "other".into(), ..again(id) };
     let id = MessageId::fresh(NOW);
-    assert_eq!(egress.store.begin_send(other(id.clone())).await.unwrap(), SendStart::Fresh);
+    assert_eq!(egress.store.begin_send(&principal, other(id.clone())).await.unwrap(), SendStart::Fresh);
     let (this, who, asked, settling) = (egress.clone(), principal.clone(), request.clone(), id.clone());
     let late = async move {
         let receipt = Receipt { provider_message_id: "1.2".into() };
@@ -80,7 +80,7 @@ async fn a_send_that_breaks_is_settled_and_not_repeated() {
         panic!("too late")
     };
     assert_eq!(egress.to_its_end(id, &principal, &request, late).await.status, 504);
-    let known = egress.store.begin_send(other(MessageId::fresh(NOW))).await.unwrap();
+    let known = egress.store.begin_send(&principal, other(MessageId::fresh(NOW))).await.unwrap();
     assert!(matches!(known, SendStart::Answered { status: 200, .. }), "{known:?}");
     egress.store.close().await;
 }

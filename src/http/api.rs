@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::Rooms;
 use super::extract::{HttpBody, bearer};
 use super::respond::{admin_error, problem_response};
+use crate::admin::sessions::HandoffBody;
 use crate::admin::simulate::SimulateBody;
 use crate::admin::view::KINDS;
 use crate::admin::{AdminError, Asking, resources};
@@ -195,6 +196,20 @@ pub(super) async fn list(
 pub(super) async fn replay(State(rooms): State<Arc<Rooms>>, Path(id): Path<String>, headers: HeaderMap) -> Answer {
     let asking = asking(&rooms, &headers)?;
     shown(&asking, rooms.admin.replay(&asking, &id).await)
+}
+
+pub(super) async fn close_session(State(rooms): State<Arc<Rooms>>, Path(id): Path<String>, headers: HeaderMap) -> Answer {
+    let asking = asking(&rooms, &headers)?;
+    shown(&asking, rooms.admin.close_session(&asking, &id).await)
+}
+
+pub(super) async fn hand_off_session(State(rooms): State<Arc<Rooms>>, Path(id): Path<String>, request: Request<Body>) -> Answer {
+    let (parts, body) = request.into_parts();
+    let asking = asking(&rooms, &parts.headers)?;
+    let body = body_of(&rooms, &asking, body).await?;
+    let body: HandoffBody =
+        serde_json::from_value(body).map_err(|e| problem_response(ReasonCode::AdminResourceInvalid, &e.to_string(), &asking.request))?;
+    shown(&asking, rooms.admin.hand_off_session(&asking, &id, body).await)
 }
 
 pub(super) async fn simulate(State(rooms): State<Arc<Rooms>>, request: Request<Body>) -> Answer {

@@ -43,7 +43,7 @@ impl Ingress {
         }
         let installation = routed.verified().sender().installation();
         let kind = providers::of(installation.provider).answer_kind(routed.verified().event())?;
-        let agent = directory.agents.get(&routed.binding().agent).filter(|agent| agent.item.synchronous.contains(&kind))?;
+        let agent = directory.agents.get(&routed.route().agent).filter(|agent| agent.item.synchronous.contains(&kind))?;
         let question = AnswerInteraction {
             installation: facts::installation(directory, installation),
             agent: facts::agent(directory, &agent.item),

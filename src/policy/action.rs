@@ -186,6 +186,21 @@ pub struct RouteMessage {
     pub freshness: Freshness,
 }
 
+/// May this installation's traffic take a legacy binding, which names a provider only?
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct UseLegacyRoute {
+    /// Where it comes in or goes out.
+    pub installation: InstallationFacts,
+    /// Whom the binding leads to.
+    pub agent: AgentFacts,
+    /// How far the provider is rolled out, and what the global switches say of legacy routes.
+    pub flag: FlagFacts,
+    /// Whether the rollout lets the org in.
+    pub eligible: bool,
+    /// Whether the binding can mean this installation and no other.
+    pub only_installation: bool,
+}
+
 /// May this agent speak through this installation?
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct SendMessage {
@@ -289,6 +304,28 @@ impl sealed::Ask for RouteMessage {
 
     fn bytes(&self) -> usize {
         self.conversation.as_deref().map_or(0, str::len)
+    }
+}
+
+impl sealed::Ask for UseLegacyRoute {
+    fn question(&self, mut slice: Slice<'_>) -> Result<Question, Unfit> {
+        let principal = slice.installation(&self.installation)?;
+        let resource = slice.agent(&self.agent)?;
+        let flag = slice.flag(&self.flag)?;
+        let context = vec![
+            ("flag", Value::new_entity_uid(flag)),
+            ("eligible", Value::new_bool(self.eligible)),
+            ("onlyInstallation", Value::new_bool(self.only_installation)),
+        ];
+        slice.question(principal, Self::NAME, resource, context)
+    }
+
+    fn cache(caches: &Caches) -> &Cache<Self> {
+        &caches.use_legacy_route
+    }
+
+    fn bytes(&self) -> usize {
+        self.flag.bytes()
     }
 }
 
@@ -398,6 +435,10 @@ impl sealed::Ask for EnterRollout {
 
 impl Action for RouteMessage {
     const NAME: &'static str = "RouteMessage";
+}
+
+impl Action for UseLegacyRoute {
+    const NAME: &'static str = "UseLegacyRoute";
 }
 
 impl Action for SendMessage {

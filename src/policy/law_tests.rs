@@ -6,6 +6,7 @@ use std::path::Path;
 use cedar_policy::{Entities, Policy, PolicyId, Request};
 use proptest::prelude::*;
 
+use super::action::UseLegacyRoute;
 use super::action::sealed::Ask;
 use super::entities::Slice;
 use super::*;
@@ -13,7 +14,7 @@ use crate::domain::ids::{AgentId, InstallationId, OrgId};
 use crate::domain::installation::{Ownership, ProviderKind};
 use crate::domain::message::{ConversationKind, EventKind};
 use crate::domain::reason::ReasonCode;
-use crate::domain::rollout::{Flag, RolloutStage};
+use crate::domain::rollout::{Flag, RollbackMode, RolloutStage};
 
 pub const SCHEMA_FILE: &str = "schemas/gateway.cedarschema";
 
@@ -253,6 +254,35 @@ fn fallback_needs_every_consent() {
     // A platform app has nothing to fall back from, a tenant's app is nothing to fall back to.
     assert_eq!(change(|a| a.from = installation("platform", "acme")), "policy.not_applicable");
     assert_eq!(change(|a| a.to = installation("acme", "acme")), "policy.not_applicable");
+}
+
+#[test]
+fn a_legacy_route_needs_the_switch_one_installation_and_a_way_in() {
+    let law = starter();
+    let ask = |change: fn(&mut UseLegacyRoute)| {
+        let mut flag = flag(RolloutStage::On, &[]);
+        flag.flag.legacy_fallback = true;
+        let mut ask = UseLegacyRoute {
+            installation: installation("acme", "acme"),
+            agent: agent("acme"),
+            flag,
+            eligible: true,
+            only_installation: true,
+        };
+        change(&mut ask);
+        said(&law, ask)
+    };
+    assert_eq!(ask(|_| {}), "yes: legacy.route");
+    assert_eq!(ask(|a| a.eligible = false), "yes: legacy.route", "rolling back means the legacy route");
+    let identity = |a: &mut UseLegacyRoute| (a.eligible, a.flag.flag.rollback_mode) = (false, RollbackMode::InstallationIdentity);
+    assert_eq!(ask(identity), "policy.no_permit");
+    assert_eq!(ask(|a| a.flag.flag.legacy_fallback = false), "policy.no_permit");
+    assert_eq!(ask(|a| a.only_installation = false), "policy.no_permit");
+    assert_eq!(ask(|a| a.flag.provider = ProviderKind::Telegram), "policy.no_permit");
+    assert_eq!(ask(|a| a.agent = agent("globex")), "policy.no_permit");
+    assert_eq!(ask(|a| a.agent = agent("platform")), "policy.no_permit");
+    assert_eq!(ask(|a| a.installation = installation("platform", "acme")), "policy.no_permit");
+    assert_eq!(ask(|a| a.installation.active = false), "installation.inactive: guard.inactive");
 }
 
 #[test]
@@ -558,6 +588,10 @@ proptest! {
             kept_is_true(law, UseCredential { installation: one.clone(), credential: held });
             let flag = flag(stage, &["acme"]);
             kept_is_true(law, EnterRollout { org: one.org.clone(), provider: one.provider, flag: flag.clone(), bucket: 7 });
+            let legacy = UseLegacyRoute {
+                installation: one.clone(), agent: agent(of), flag: flag.clone(), eligible: a, only_installation: b,
+            };
+            kept_is_true(law, legacy);
             kept_is_true(law, UseFallback { from: one, to: two, own_credential_usable: a, binding_allows: b, flag, bucket: 7 });
         });
     }

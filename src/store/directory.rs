@@ -1,13 +1,14 @@
 //! Everything operators declared, in memory: what the request path looks things up in, so that nothing waits for the
 //! database between proof and commit. Immutable; swapped whole after every change.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::domain::clock::Timestamp;
 use crate::domain::ids::{AgentId, BindingId, InstallationId, OrgId, ProfileId};
 use crate::domain::installation::{Agent, AppProfile, Binding, ExternalAccount, Installation, Mode, Org, ProviderKind, SecretFacts};
 use crate::domain::rollout::Flag;
+use crate::domain::session::SessionKey;
 
 /// A sealed value as it lies in the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +69,15 @@ pub enum Locator {
     Gone(ProfileId),
 }
 
+/// What an operator handed from one agent to another.
+#[derive(Clone, Debug)]
+pub(super) struct HandedOver {
+    /// Who has it now.
+    pub agent: AgentId,
+    /// The session's key with that agent.
+    pub key: String,
+}
+
 /// The whole declared state.
 #[derive(Clone, Debug, Default)]
 pub struct Directory {
@@ -87,6 +97,10 @@ pub struct Directory {
     pub(super) accounts: HashMap<(ProfileId, String), Vec<Arc<Kept<Installation>>>>,
     pub(super) modes_by_account: HashMap<String, Vec<Mode>>,
     pub(super) bindings_by_installation: HashMap<InstallationId, Vec<Arc<Kept<Binding>>>>,
+    pub(super) legacy: HashMap<(OrgId, ProviderKind), Vec<Arc<Kept<Binding>>>>,
+    pub(super) hearing: HashMap<(OrgId, ProviderKind), Vec<InstallationId>>,
+    pub(super) disputed: HashSet<String>,
+    pub(super) handed: HashMap<String, HandedOver>,
     pub(super) agents_by_token: HashMap<String, AgentId>,
 }
 
@@ -104,6 +118,40 @@ impl Directory {
     /// Whether some tenant's own app has this account.
     pub fn account_is_byoa(&self, account: &str) -> bool {
         self.modes_by_account.get(account).is_some_and(|modes| modes.contains(&Mode::Byoa))
+    }
+
+    /// Whether another owner, or another installation of the same app, holds an account that this one holds. The database
+    /// forbids it; where rows are damaged all the same, neither is to be believed.
+    pub fn disputed(&self, installation: &Installation) -> bool {
+        !self.disputed.is_empty()
+            && claims(installation).into_iter().chain(bot_owner(installation)).any(|(account, _)| self.disputed.contains(&account))
+    }
+
+    /// An org's legacy bindings for a provider.
+    pub fn legacy_bindings(&self, org: &OrgId, provider: ProviderKind) -> &[Arc<Kept<Binding>>] {
+        self.legacy.get(&(org.clone(), provider)).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether this is the one installation of its org and provider that hears events. Where it is not, a binding that names
+    /// only the provider does not say which it means.
+    pub fn is_only_installation(&self, installation: &Installation) -> bool {
+        let hearing = self.hearing.get(&(installation.org.clone(), installation.provider));
+        matches!(hearing.map(Vec::as_slice), Some([only]) if *only == installation.id)
+    }
+
+    /// To whom a session of this key was handed, where an operator did that.
+    pub fn handed(&self, key: &SessionKey) -> Option<&AgentId> {
+        if self.handed.is_empty() { None } else { self.handed.get(key.as_str()).map(|h| &h.agent) }
+    }
+
+    /// Whether a session was handed to its agent by an operator, rather than given by a binding.
+    pub fn was_handed(&self, key: &str) -> bool {
+        self.handed.values().any(|h| h.key == key)
+    }
+
+    /// The sessions that were handed to an agent, by the keys they have with it.
+    pub fn handed_to<'a>(&'a self, agent: &'a str) -> impl Iterator<Item = &'a str> {
+        self.handed.values().filter(move |h| h.agent.as_str() == agent).map(|h| h.key.as_str())
     }
 
     /// The bindings of an installation.
@@ -159,9 +207,23 @@ impl Directory {
                 self.modes_by_account.entry(key.clone()).or_default().push(mode);
                 self.accounts.entry((installation.item.profile.clone(), key)).or_default().push(installation.clone());
             }
+            if installation.item.status.hears() {
+                let of = (installation.item.org.clone(), installation.item.provider);
+                self.hearing.entry(of).or_default().push(installation.item.id.clone());
+            }
         }
+        self.disputed = disputed(self.installations.values().map(|i| &i.item));
         for binding in self.bindings.values() {
-            self.bindings_by_installation.entry(binding.item.installation.clone()).or_default().push(binding.clone());
+            match (&binding.item.installation, binding.item.select.provider) {
+                (Some(installation), _) => {
+                    self.bindings_by_installation.entry(installation.clone()).or_default().push(binding.clone());
+                }
+                (None, Some(provider)) => {
+                    self.legacy.entry((binding.item.org.clone(), provider)).or_default().push(binding.clone());
+                }
+                // Not to be had over the API; it names nothing, so it means nothing.
+                (None, None) => {}
+            }
         }
         for agent in self.agents.values() {
             if let Some(token) = agent.secret("token") {
@@ -169,6 +231,26 @@ impl Directory {
             }
         }
     }
+}
+
+/// The accounts that two owners hold, or two installations of one app.
+fn disputed<'a>(installations: impl Iterator<Item = &'a Installation>) -> HashSet<String> {
+    let mut owners: HashMap<String, String> = HashMap::new();
+    let mut holders: HashSet<(String, ProfileId)> = HashSet::new();
+    let mut disputed = HashSet::new();
+    for installation in installations {
+        for (account, owner) in bot_owner(installation).into_iter().chain(claims(installation)) {
+            if *owners.entry(account.clone()).or_insert_with(|| owner.clone()) != owner {
+                disputed.insert(account);
+            }
+        }
+        for (account, _) in claims(installation) {
+            if !holders.insert((account.clone(), installation.profile.clone())) {
+                disputed.insert(account);
+            }
+        }
+    }
+    disputed
 }
 
 /// How an event's account is looked up.
@@ -245,6 +327,57 @@ impl Directory {
             }
             R::Binding(r) => {
                 keep!(bindings, r);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::domain::installation::{InstallationStatus, Ownership};
+
+    const STATUSES: [InstallationStatus; 5] = [
+        InstallationStatus::Pending,
+        InstallationStatus::Active,
+        InstallationStatus::Degraded,
+        InstallationStatus::Suspended,
+        InstallationStatus::Revoked,
+    ];
+
+    fn directory(all: &[(usize, ProviderKind, InstallationStatus)]) -> Directory {
+        let mut directory = Directory::default();
+        for (n, (org, provider, status)) in all.iter().enumerate() {
+            let org = OrgId::parse(&format!("org{org}")).unwrap();
+            let item = Installation {
+                id: InstallationId::parse(&format!("i{n}")).unwrap(),
+                profile: ProfileId::parse("app").unwrap(),
+                org: org.clone(),
+                provider: *provider,
+                owner: Ownership::Org(org),
+                account: ExternalAccount::Slack { team_id: Some(format!("T{n}")), enterprise_id: None },
+                status: *status,
+                epoch: 1,
+            };
+            directory.installations.insert(item.id.clone(), Arc::new(Kept { item, secrets: vec![], updated: Timestamp::default() }));
+        }
+        directory.index();
+        directory
+    }
+
+    proptest! {
+        #[test]
+        fn a_provider_means_an_installation_only_where_the_org_has_one(
+            all in prop::collection::vec((0usize..2, prop::sample::select(&ProviderKind::ALL), prop::sample::select(&STATUSES)), 0..8),
+        ) {
+            let directory = directory(&all);
+            for installation in directory.installations.values() {
+                let item = &installation.item;
+                let hearing = |i: &&Arc<Kept<Installation>>| i.item.org == item.org && i.item.provider == item.provider && i.item.status.hears();
+                let others = directory.installations.values().filter(hearing).filter(|i| i.item.id != item.id).count();
+                prop_assert_eq!(directory.is_only_installation(item), item.status.hears() && others == 0);
             }
         }
     }

@@ -5,6 +5,7 @@ mod declared;
 mod deliveries;
 mod flags;
 mod sends;
+mod sessions;
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -24,6 +25,9 @@ pub(super) use declared::apply;
 pub(super) use deliveries::{lease, open_deliveries, paused_agents, release, replay, settle};
 pub(super) use flags::{change_flag, change_global, events_since, flags, last_run};
 pub(super) use sends::{abandon_sends, begin_send, finish_send};
+pub(super) use sessions::{
+    Found, active_session, end, expire, follow, import, imported_session, insert_session, legacy_used, promote, touch_session, touched,
+};
 
 pub(super) const SEED_FLAG: &str = "INSERT INTO flags (name, enabled, stage, canary, reason, changed_by, changed_ms, staged_ms, version) \
      VALUES ($1, $2, $3, '[]', 'seeded from rollout.initial', 'gateway', $4, $4, 1) ON CONFLICT DO NOTHING";
@@ -54,13 +58,6 @@ pub(super) struct AuditRow<'a> {
 pub(super) struct RefusalRow<'a> {
     pub record: &'a RefusalRecord,
     pub verdict: Option<i64>,
-}
-
-pub(super) struct SessionRow<'a> {
-    pub id: &'a SessionId,
-    pub event: &'a NewEvent,
-    pub now: Timestamp,
-    pub predecessor: Option<SessionId>,
 }
 
 type Bound<'q> = Query<'q, Sqlite, SqliteArguments>;
@@ -116,7 +113,7 @@ pub(super) async fn insert_dedupe(
     for chunk in events.chunks(ROWS_MAX) {
         let sql = many(HEAD, 4, chunk.len(), " ON CONFLICT DO NOTHING RETURNING event");
         let query = chunk.iter().fold(sqlx::query(AssertSqlSafe(sql)), |q, (_, e)| {
-            q.bind(tail_first(&e.dedupe_key)).bind(e.installation.as_str()).bind(e.id.as_str()).bind(e.dedupe_until.ms())
+            q.bind(tail_first(&e.dedupe_key)).bind(e.route.installation.as_str()).bind(e.id.as_str()).bind(e.dedupe_until.ms())
         });
         for row in query.fetch_all(&mut *conn).await.map_err(failed)? {
             fresh.insert(row.try_get(0).map_err(failed)?);
@@ -145,6 +142,8 @@ pub(super) struct Meta<'a> {
     pub mode: Cow<'a, str>,
     pub profile: Cow<'a, str>,
     pub binding: Cow<'a, str>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub legacy: bool,
     pub r#type: Cow<'a, str>,
     pub provider_event_type: Cow<'a, str>,
     pub principal: Cow<'a, str>,
@@ -161,10 +160,11 @@ pub(super) async fn insert_events(conn: &mut SqliteConnection, rows: &[EventRow<
     insert(conn, HEAD, 13, rows, |q, r| {
         let e = r.event;
         let meta = Meta {
-            provider: e.provider,
+            provider: e.route.provider,
             mode: e.mode.as_str().into(),
             profile: e.profile.as_str().into(),
-            binding: e.binding.as_str().into(),
+            binding: e.route.binding.as_ref().map_or("", |b| b.as_str()).into(),
+            legacy: e.route.legacy,
             r#type: e.kind.cloud_type().into(),
             provider_event_type: e.provider_event_type.as_str().into(),
             principal: e.principal.as_str().into(),
@@ -175,9 +175,9 @@ pub(super) async fn insert_events(conn: &mut SqliteConnection, rows: &[EventRow<
         };
         q.bind(e.id.as_str())
             .bind(r.request.received.ms())
-            .bind(e.org.as_str())
-            .bind(e.installation.as_str())
-            .bind(e.agent.as_str())
+            .bind(e.route.org.as_str())
+            .bind(e.route.installation.as_str())
+            .bind(e.route.agent.as_str())
             .bind(r.session.as_str())
             .bind(e.kind.as_str())
             .bind(e.provider_event_id.as_str())
@@ -198,8 +198,8 @@ pub(super) async fn insert_deliveries(conn: &mut SqliteConnection, rows: &[Event
         let e = r.event;
         q.bind(*seq)
             .bind(e.id.as_str())
-            .bind(e.org.as_str())
-            .bind(e.agent.as_str())
+            .bind(e.route.org.as_str())
+            .bind(e.route.agent.as_str())
             .bind(r.session.as_str())
             .bind(r.request.received.ms())
             .bind(r.request.received.ms())
@@ -288,7 +288,7 @@ pub(super) async fn insert_accepted(conn: &mut SqliteConnection, rows: &[EventRo
             .bind(format!("profile:{}", e.profile))
             .bind("event.accept")
             .bind(e.id.as_str())
-            .bind(e.org.as_str())
+            .bind(e.route.org.as_str())
             .bind("done")
             .bind(r.verdict)
             .bind(r.request.request.as_str())
@@ -308,56 +308,6 @@ pub(super) async fn audit(conn: &mut SqliteConnection, records: &[AuditRecord]) 
         rows.push(AuditRow { record, verdict });
     }
     insert_audit(conn, &rows).await
-}
-
-pub(super) async fn active_session(
-    conn: &mut SqliteConnection,
-    key: &str,
-) -> Result<Option<(SessionId, Timestamp, Timestamp)>, StoreError> {
-    let row = sqlx::query("SELECT id, created_ms, last_ms FROM sessions WHERE key = $1 AND status = 'active'")
-        .bind(key)
-        .fetch_optional(conn)
-        .await
-        .map_err(failed)?;
-    let Some(row) = row else { return Ok(None) };
-    let id: String = row.try_get(0).map_err(failed)?;
-    let id = SessionId::parse(&id).ok_or_else(|| StoreError::Corrupt(format!("session id `{id}`")))?;
-    let (created, last) = (row.try_get(1).map_err(failed)?, row.try_get(2).map_err(failed)?);
-    Ok(Some((id, Timestamp::from_ms(created), Timestamp::from_ms(last))))
-}
-
-pub(super) async fn touch_session(conn: &mut SqliteConnection, id: &SessionId, last: Timestamp) -> Result<(), StoreError> {
-    let query = sqlx::query("UPDATE sessions SET last_ms = $2 WHERE id = $1").bind(id.as_str()).bind(last.ms());
-    query.execute(conn).await.map(|_| ()).map_err(failed)
-}
-
-pub(super) async fn close_session(conn: &mut SqliteConnection, id: &SessionId, status: &'static str) -> Result<(), StoreError> {
-    let query = sqlx::query("UPDATE sessions SET status = $2 WHERE id = $1").bind(id.as_str()).bind(status);
-    query.execute(conn).await.map(|_| ()).map_err(failed)
-}
-
-pub(super) async fn insert_session(conn: &mut SqliteConnection, row: &SessionRow<'_>) -> Result<(), StoreError> {
-    let e = row.event;
-    let conversation = e.normal.conversation.as_ref();
-    sqlx::query(
-        "INSERT INTO sessions (id, key, org, provider, installation, agent, conversation, thread, peer, status, created_ms, last_ms, \
-         predecessor) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'active', $10, $10, $11)",
-    )
-    .bind(row.id.as_str())
-    .bind(e.session_key.as_str())
-    .bind(e.org.as_str())
-    .bind(e.provider.as_str())
-    .bind(e.installation.as_str())
-    .bind(e.agent.as_str())
-    .bind(conversation.map_or("", |c| c.id.as_str()))
-    .bind(conversation.and_then(|c| c.thread.as_deref()))
-    .bind(e.peer.as_deref())
-    .bind(row.now.ms())
-    .bind(row.predecessor.as_ref().map(|p| p.as_str()))
-    .execute(conn)
-    .await
-    .map(|_| ())
-    .map_err(failed)
 }
 
 /// Forgets dedupe keys.

@@ -8,14 +8,15 @@ use serde_json::{Map, Value as Json, json};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, Column, Row, SqlitePool, TypeInfo, ValueRef};
 
-use super::directory::{Directory, Kept, Locator, SealedSecret};
+use super::directory::{Directory, HandedOver, Kept, Locator, SealedSecret};
 use super::queries::Meta;
 use super::writer::failed;
-use super::{EventView, ListFilter, Page, SessionView, StoreError};
+use super::{AgentScope, EventView, LegacyUse, ListFilter, Page, SessionView, StoreError};
 use crate::domain::clock::Timestamp;
-use crate::domain::ids::{AgentId, DecisionId, DeliveryId, EventId, InstallationId, OrgId, ProfileId, SessionId};
+use crate::domain::ids::{AgentId, BindingId, DecisionId, DeliveryId, EventId, InstallationId, OrgId, ProfileId, SessionId};
 use crate::domain::installation::{Agent, AppProfile, Binding, Installation, Org, ProviderKind};
 use crate::domain::rollout::{Flag, RollbackMode, RolloutStage};
+use crate::domain::route::Route;
 
 fn damaged(what: &str, why: impl std::fmt::Display) -> StoreError {
     StoreError::Corrupt(format!("{what}: {why}"))
@@ -75,6 +76,12 @@ pub(super) async fn directory(pool: &SqlitePool) -> Result<Directory, StoreError
             _ => Locator::Gone(id),
         };
         all.ingress.insert(ingress_id, locator);
+    }
+    let rows = sqlx::query("SELECT key, agent, handed_key FROM handed").fetch_all(&mut *tx).await.map_err(failed)?;
+    for row in rows {
+        let get = |i: usize| row.try_get::<String, _>(i).map_err(failed);
+        let agent = AgentId::parse(&get(1)?).map_err(|e| damaged("handed", e))?;
+        all.handed.insert(get(0)?, HandedOver { agent, key: get(2)? });
     }
     all.flags = flags(&mut tx).await?;
     all.index();
@@ -149,24 +156,59 @@ pub(super) async fn event_view(pool: &SqlitePool, event: &EventId) -> Result<Opt
     }))
 }
 
-pub(super) async fn session_of(pool: &SqlitePool, agent: &AgentId, id: &SessionId) -> Result<Option<SessionView>, StoreError> {
-    let row = sqlx::query("SELECT org, installation, conversation, thread, status FROM sessions WHERE id = $1 AND agent = $2")
-        .bind(id.as_str())
-        .bind(agent.as_str())
-        .fetch_optional(pool)
-        .await
-        .map_err(failed)?;
+pub(super) async fn legacy_uses(pool: &SqlitePool) -> Result<BTreeMap<BindingId, LegacyUse>, StoreError> {
+    let rows = sqlx::query("SELECT binding, uses, last_ms FROM legacy_uses").fetch_all(pool).await.map_err(failed)?;
+    let mut all = BTreeMap::new();
+    for row in rows {
+        let binding: String = row.try_get(0).map_err(failed)?;
+        let last = Timestamp::from_ms(row.try_get(2).map_err(failed)?);
+        let used = LegacyUse { count: row.try_get(1).map_err(failed)?, last };
+        all.insert(BindingId::parse(&binding).map_err(|e| damaged("legacy_uses", e))?, used);
+    }
+    Ok(all)
+}
+
+/// One that has no route yet is not there for an agent: nothing can be answered through it.
+pub(super) async fn session_of(pool: &SqlitePool, scope: &impl AgentScope, id: &SessionId) -> Result<Option<SessionView>, StoreError> {
+    let row = sqlx::query(
+        "SELECT org, provider, installation, binding, legacy, key, conversation, thread, status FROM sessions \
+         WHERE id = $1 AND agent = $2 AND ($3 IS NULL OR org = $3) AND key <> ''",
+    )
+    .bind(id.as_str())
+    .bind(scope.agent().as_str())
+    .bind(scope.org().map(OrgId::as_str))
+    .fetch_optional(pool)
+    .await
+    .map_err(failed)?;
     let Some(row) = row else { return Ok(None) };
     let get = |i: usize| row.try_get::<String, _>(i).map_err(failed);
+    let binding: Option<String> = row.try_get(3).map_err(failed)?;
     Ok(Some(SessionView {
         id: id.clone(),
-        org: OrgId::parse(&get(0)?).map_err(|e| damaged("sessions", e))?,
-        installation: InstallationId::parse(&get(1)?).map_err(|e| damaged("sessions", e))?,
-        agent: agent.clone(),
-        conversation: get(2)?,
-        thread: row.try_get(3).map_err(failed)?,
-        status: get(4)?,
+        key: get(5)?,
+        route: Route {
+            org: OrgId::parse(&get(0)?).map_err(|e| damaged("sessions", e))?,
+            provider: ProviderKind::parse(&get(1)?).ok_or_else(|| damaged("sessions", "provider"))?,
+            installation: InstallationId::parse(&get(2)?).map_err(|e| damaged("sessions", e))?,
+            binding: binding.as_deref().map(BindingId::parse).transpose().map_err(|e| damaged("sessions", e))?,
+            agent: scope.agent().clone(),
+            legacy: row.try_get::<i64, _>(4).map_err(failed)? != 0,
+        },
+        conversation: get(6)?,
+        thread: row.try_get(7).map_err(failed)?,
+        status: get(8)?,
     }))
+}
+
+/// Whether there is one that belongs to another org. Nothing else of it is read.
+pub(super) async fn is_anothers_session(pool: &SqlitePool, scope: &impl AgentScope, id: &SessionId) -> Result<bool, StoreError> {
+    sqlx::query("SELECT 1 FROM sessions WHERE id = $1 AND ($2 IS NULL OR org <> $2)")
+        .bind(id.as_str())
+        .bind(scope.org().map(OrgId::as_str))
+        .fetch_optional(pool)
+        .await
+        .map(|row| row.is_some())
+        .map_err(failed)
 }
 
 /// A dedupe row: key and installation.
@@ -261,7 +303,7 @@ fn listing(kind: &str) -> Option<(&'static str, &'static str, &'static str, &'st
         ),
         "sessions" => (
             "t.rowid AS seq, t.id, t.key, t.org, t.provider, t.installation, t.agent, t.conversation, t.thread, t.peer, t.status, \
-             t.created_ms, t.last_ms, t.predecessor",
+             t.created_ms, t.last_ms, t.binding, t.legacy, t.predecessor, t.successor, t.ended_ms, t.ended_by",
             "sessions t",
             "t.id",
             "t.status",
@@ -329,7 +371,7 @@ fn shown_as(column: &str) -> String {
 
 /// A row as JSON: times as RFC 3339 under `*_at`, JSON columns as values, 0/1 flags as booleans.
 fn to_json(row: &SqliteRow) -> Result<Json, StoreError> {
-    const FLAGS: [&str; 2] = ["allowed", "fallback"];
+    const FLAGS: [&str; 3] = ["allowed", "fallback", "legacy"];
     let mut object = Map::new();
     for (i, column) in row.columns().iter().enumerate() {
         let name = column.name();
@@ -403,7 +445,8 @@ pub(super) async fn journey(pool: &SqlitePool, event: &EventId) -> Result<Option
     let session = journey.get("session").and_then(Json::as_str).unwrap_or_default().to_owned();
     let sessions = rows(
         pool,
-        "SELECT id, key, status, conversation, thread, peer, created_ms, last_ms, predecessor FROM sessions WHERE id = $1",
+        "SELECT id, key, status, installation, agent, binding, legacy, conversation, thread, peer, created_ms, last_ms, predecessor, \
+         successor, ended_ms, ended_by FROM sessions WHERE id = $1",
         session.as_str(),
     )
     .await?;

@@ -26,9 +26,10 @@ use crate::domain::rollout::RolloutStage;
 const LIBRARY_MIN: i32 = 3_051_003;
 
 /// Every migration, oldest first: version, description, text. Forward only.
-const MIGRATIONS: [(i64, &str, &str); 3] = [
+const MIGRATIONS: [(i64, &str, &str); 4] = [
     (1, "gateway", include_str!("../../schemas/sql/0001_gateway.sql")),
     (2, "flags", include_str!("../../schemas/sql/0002_flags.sql")),
+    (3, "sessions", include_str!("../../schemas/sql/0003_sessions.sql")),
     (9, "rollout", include_str!("../../schemas/sql/0009_rollout.sql")),
 ];
 

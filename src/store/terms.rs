@@ -6,11 +6,12 @@ use serde_json::Value as Json;
 
 use super::directory;
 use crate::domain::clock::Timestamp;
-use crate::domain::ids::{AgentId, EventId, InstallationId, MessageId, OrgId, ProfileId, RequestId, SessionId};
+use crate::domain::ids::{AgentId, BindingId, EventId, InstallationId, MessageId, OrgId, ProfileId, RequestId, SessionId};
 use crate::domain::installation::{Agent, AppProfile, Binding, Installation, Mode, Org, ProviderKind};
 use crate::domain::message::{EventKind, Normal};
 use crate::domain::reason::{Failure, ReasonCode};
 use crate::domain::record::{AuditRecord, Decision, RefusalRecord};
+use crate::domain::route::Route;
 use crate::domain::session::SessionKey;
 
 /// Why the store did not do it.
@@ -70,20 +71,14 @@ impl From<StoreError> for Failure {
 pub struct NewEvent {
     /// Its identifier.
     pub id: EventId,
-    /// The org.
-    pub org: OrgId,
-    /// The provider.
-    pub provider: ProviderKind,
+    /// Where it came in and who hears it; its session keeps that.
+    pub route: Route,
+    /// What the policies said of the route's binding, where that is a legacy one.
+    pub legacy: Option<Arc<Decision>>,
     /// Platform app or own app.
     pub mode: Mode,
     /// The profile that proved it.
     pub profile: ProfileId,
-    /// The installation it is bound to.
-    pub installation: InstallationId,
-    /// Who hears it.
-    pub agent: AgentId,
-    /// The binding that said so.
-    pub binding: String,
     /// The session's identity.
     pub session_key: SessionKey,
     /// The peer, where the session is one person's.
@@ -248,8 +243,6 @@ pub enum SendStart {
 pub struct NewSend {
     /// Its identifier.
     pub id: MessageId,
-    /// Who sends.
-    pub agent: AgentId,
     /// The caller's key.
     pub key: String,
     /// SHA-256 of the body, hex.
@@ -275,6 +268,8 @@ pub struct FinishedSend {
     pub installation: Option<InstallationId>,
     /// The session it belongs to.
     pub session: Option<String>,
+    /// The legacy binding that let it through, where one did and it left.
+    pub legacy: Option<BindingId>,
     /// The destination.
     pub conversation: Option<String>,
     /// The credential.
@@ -337,18 +332,79 @@ pub struct EventView {
 pub struct SessionView {
     /// Its identifier.
     pub id: SessionId,
-    /// The org.
-    pub org: OrgId,
-    /// The installation its route goes through.
-    pub installation: InstallationId,
-    /// The agent.
-    pub agent: AgentId,
+    /// Its key.
+    pub key: String,
+    /// The way its events came, which is the way of its replies.
+    pub route: Route,
     /// The conversation.
     pub conversation: String,
     /// The thread.
     pub thread: Option<String>,
     /// `active` or how it ended.
     pub status: String,
+}
+
+/// Whose eyes a read is made for. Only an authenticated agent is one (`authn`), so that no read which an agent can cause
+/// takes a bare id.
+pub trait AgentScope {
+    /// The agent.
+    fn agent(&self) -> &AgentId;
+    /// Its org; none for a platform agent, which serves several.
+    fn org(&self) -> Option<&OrgId>;
+}
+
+/// How an operator ends a session.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Ending {
+    /// It is over; what the binding says is asked again.
+    Closed,
+    /// Another agent goes on with the conversation.
+    HandedTo(AgentId),
+}
+
+/// What came of ending a session.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// It ended.
+    Done,
+    /// There is none.
+    Unknown,
+    /// It had ended before.
+    Before,
+    /// It was imported and no event has given it a route, so there is nothing to hand over; or it is that agent's already.
+    NotHandable,
+}
+
+/// A conversation that an earlier system had under way. It has no route: the first event of its contact may give it one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ImportedSession {
+    /// Its identifier; importing the same one again changes nothing.
+    pub id: SessionId,
+    /// The org.
+    pub org: OrgId,
+    /// The provider.
+    pub provider: ProviderKind,
+    /// The agent it was with.
+    pub agent: AgentId,
+    /// The person it was with, by the provider's stable id.
+    pub contact: String,
+    /// Where, as far as that is known.
+    pub conversation: Option<String>,
+    /// The thread, as far as that is known.
+    pub thread: Option<String>,
+    /// When it began.
+    pub created: Timestamp,
+    /// When something was last said.
+    pub last: Timestamp,
+}
+
+/// How often a legacy binding was used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LegacyUse {
+    /// So often.
+    pub count: i64,
+    /// The last time.
+    pub last: Timestamp,
 }
 
 /// What a listing asks for.

@@ -14,7 +14,8 @@ use sqlx::{Connection, SqliteConnection};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::outbox::{Open, Outbox};
-use super::queries::{self, AuditRow, DecisionRow, EventRow, RefusalRow, SessionRow};
+use super::queries::{self, AuditRow, DecisionRow, EventRow, Found, RefusalRow};
+use super::sessions::Touched;
 use super::sqlite::from_sqlx;
 use super::{AcceptRequest, Acceptance, StoreError, lock};
 use crate::domain::clock::Timestamp;
@@ -92,12 +93,26 @@ struct Remembered {
     written: Timestamp,
 }
 
+impl From<Found> for Remembered {
+    fn from(found: Found) -> Self {
+        Self { id: found.id, created: found.created, last: found.last, written: found.last }
+    }
+}
+
+/// Whether a session is over: by its age (`true`), or because nothing was said for long enough. At the limit it is over.
+fn ending(now: Timestamp, created: Timestamp, last: Timestamp, rules: &Rules) -> Option<bool> {
+    let aged = now.ms() - created.ms() >= rules.age_ms;
+    let idle = now.ms() - last.ms() >= rules.idle_ms;
+    (aged || idle).then_some(aged)
+}
+
 struct Writer {
     conn: SqliteConnection,
     rules: Rules,
     sessions: HashMap<String, Remembered>,
     verdicts: HashMap<usize, (Arc<Decision>, i64)>,
     outbox: Arc<Mutex<Outbox>>,
+    touched: Arc<Mutex<Touched>>,
 }
 
 pub(super) async fn run(
@@ -105,11 +120,11 @@ pub(super) async fn run(
     conn: SqliteConnection,
     rules: Rules,
     committed: watch::Sender<u64>,
-    outbox: Arc<Mutex<Outbox>>,
+    (outbox, touched): (Arc<Mutex<Outbox>>, Arc<Mutex<Touched>>),
     log_pages: Arc<AtomicI64>,
 ) {
     let batch_max = rules.batch_max;
-    let mut writer = Writer { conn, rules, sessions: HashMap::new(), verdicts: HashMap::new(), outbox };
+    let mut writer = Writer { conn, rules, sessions: HashMap::new(), verdicts: HashMap::new(), outbox, touched };
     let mut batch = Vec::with_capacity(batch_max);
     loop {
         batch.clear();
@@ -215,6 +230,9 @@ impl Writer {
             let answer = self.in_savepoint(work).await;
             answers.push((ack, answer));
         }
+        for key in std::mem::take(&mut lock(&self.touched).forgotten) {
+            self.sessions.remove(&key);
+        }
         let accepted = if requests.is_empty() { Ok(Default::default()) } else { self.accept(requests).await };
         let result = match accepted {
             Ok(accepted) => queries::run(&mut self.conn, "COMMIT").await.map(|()| accepted),
@@ -254,13 +272,20 @@ impl Writer {
 
         let mut rows = Vec::with_capacity(all.len());
         let mut decisions = Vec::with_capacity(all.len() * 2);
+        let mut notes = Vec::new();
         for (request, event) in all.into_iter().filter(|(_, e)| fresh.contains(e.id.as_str())) {
-            let (session, session_new) = self.session(request.received, event).await?;
+            let (session, session_new) = self.session(request, event, &mut notes).await?;
+            if let Some(decision) = &event.legacy {
+                notes.push(legacy_line(request, event, decision));
+                if let Some(binding) = &event.route.binding {
+                    queries::legacy_used(&mut self.conn, binding, request.received).await?;
+                }
+            }
             let decision_first = i64::try_from(decisions.len()).unwrap_or(i64::MAX);
             let mut last = None;
             for decision in &event.decisions {
                 let verdict = self.verdict(decision).await?;
-                decisions.push(DecisionRow { at: request.received, org: Some(&event.org), subject: event.id.as_str(), verdict });
+                decisions.push(DecisionRow { at: request.received, org: Some(&event.route.org), subject: event.id.as_str(), verdict });
                 last = Some(verdict);
             }
             rows.push(EventRow { request, event, session, session_new, decision_first, verdict: last });
@@ -290,12 +315,13 @@ impl Writer {
         let lines: Vec<AuditRecord> = refusals.iter().map(|row| refused_line(row.record)).collect();
         let lines: Vec<AuditRow<'_>> = lines.iter().zip(&refusals).map(|(record, row)| AuditRow { record, verdict: row.verdict }).collect();
         queries::insert_audit(&mut self.conn, &lines).await?;
+        queries::audit(&mut self.conn, &notes).await?;
         let opened = (first..)
             .zip(&rows)
             .map(|(seq, row)| Open {
                 seq,
                 session: row.session.to_string(),
-                agent: row.event.agent.to_string(),
+                agent: row.event.route.agent.to_string(),
                 at_ms: row.request.received.ms(),
             })
             .collect();
@@ -317,37 +343,56 @@ impl Writer {
         Ok(seq)
     }
 
-    /// The session of an event: the active one of its key, or a new one that follows it where that has expired.
-    async fn session(&mut self, now: Timestamp, event: &super::NewEvent) -> Result<(SessionId, bool), StoreError> {
-        let key = event.session_key.as_str();
-        let known = match self.sessions.get(key) {
+    /// The session of an event: the active one of its key, else the imported one that it continues, else a new one that
+    /// follows what ended there.
+    async fn session(
+        &mut self,
+        request: &AcceptRequest,
+        event: &super::NewEvent,
+        notes: &mut Vec<AuditRecord>,
+    ) -> Result<(SessionId, bool), StoreError> {
+        let (key, now) = (event.session_key.as_str(), request.received);
+        let mut known = match self.sessions.get(key) {
             Some(known) => Some(known.clone()),
-            None => queries::active_session(&mut self.conn, key).await?.map(|(id, created, last)| Remembered {
-                id,
-                created,
-                last,
-                written: last,
-            }),
+            None => queries::active_session(&mut self.conn, key).await?.map(Remembered::from),
         };
+        let looks_for_imported = known.is_none() && lock(&self.touched).imported;
+        let mut imported = false;
+        if looks_for_imported {
+            known = queries::imported_session(&mut self.conn, event).await?.map(Remembered::from);
+            imported = known.is_some();
+        }
         let mut predecessor = None;
         if let Some(mut known) = known {
-            let aged = now.ms() - known.created.ms() > self.rules.age_ms;
-            let idle = now.ms() - known.last.ms() > self.rules.idle_ms;
-            if !aged && !idle {
+            // Age is looked at first: a session that is both was over before it fell silent.
+            let ending = ending(now, known.created, known.last, &self.rules);
+            let Some(aged) = ending else {
+                let id = known.id.clone();
                 known.last = known.last.max(now);
-                if known.last.ms() - known.written.ms() > LAST_SEEN_GRAIN_MS {
-                    queries::touch_session(&mut self.conn, &known.id, known.last).await?;
+                if imported {
+                    queries::promote(&mut self.conn, &id, event, known.last).await?;
+                    known.written = known.last;
+                    notes.push(promoted_line(request, event, &id));
+                } else if known.last.ms() - known.written.ms() > LAST_SEEN_GRAIN_MS {
+                    queries::touch_session(&mut self.conn, &id, known.last).await?;
                     known.written = known.last;
                 }
-                let id = known.id.clone();
                 self.remember(key, known);
                 return Ok((id, false));
-            }
-            queries::close_session(&mut self.conn, &known.id, if aged { "expired" } else { "closed" }).await?;
+            };
+            queries::expire(&mut self.conn, &known.id, aged, now).await?;
             predecessor = Some(known.id);
         }
         let id = SessionId::fresh(now);
-        queries::insert_session(&mut self.conn, &SessionRow { id: &id, event, now, predecessor }).await?;
+        let handed = lock(&self.touched).followed.get(key).cloned();
+        if let Some(ended) = predecessor.clone().or_else(|| handed.clone())
+            && queries::follow(&mut self.conn, &ended, &id).await?
+        {
+            predecessor = Some(ended);
+        } else if handed.is_some() {
+            lock(&self.touched).followed.remove(key);
+        }
+        queries::insert_session(&mut self.conn, &id, event, predecessor.as_ref(), now).await?;
         self.remember(key, Remembered { id: id.clone(), created: now, last: now, written: now });
         Ok((id, true))
     }
@@ -357,6 +402,41 @@ impl Writer {
             self.sessions.clear();
         }
         self.sessions.insert(key.to_owned(), session);
+    }
+}
+
+/// Who the writer's own lines say it was.
+const GATEWAY: &str = "gateway";
+
+fn promoted_line(request: &AcceptRequest, event: &super::NewEvent, session: &SessionId) -> AuditRecord {
+    let detail = serde_json::json!({"event": event.id, "key": event.session_key.as_str(), "installation": event.route.installation});
+    AuditRecord {
+        at: request.received,
+        actor: GATEWAY.into(),
+        action: "session.promote",
+        target: session.to_string(),
+        org: Some(event.route.org.clone()),
+        outcome: "done",
+        code: None,
+        decision: None,
+        request: Some(request.request.clone()),
+        detail: Some(detail.to_string()),
+    }
+}
+
+fn legacy_line(request: &AcceptRequest, event: &super::NewEvent, decision: &Arc<Decision>) -> AuditRecord {
+    let detail = serde_json::json!({"event": event.id, "installation": event.route.installation, "agent": event.route.agent});
+    AuditRecord {
+        at: request.received,
+        actor: format!("profile:{}", event.profile),
+        action: "route.legacy",
+        target: event.route.binding.as_ref().map(ToString::to_string).unwrap_or_default(),
+        org: Some(event.route.org.clone()),
+        outcome: "done",
+        code: None,
+        decision: Some(decision.clone()),
+        request: Some(request.request.clone()),
+        detail: Some(detail.to_string()),
     }
 }
 

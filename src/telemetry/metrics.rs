@@ -187,6 +187,11 @@ impl Metrics {
         self.sends.get_or_create(&SendLabels { provider: provider.as_str(), owner, outcome, reason }).inc();
     }
 
+    /// An event or a message took a legacy binding.
+    pub fn legacy_used(&self, provider: ProviderKind) {
+        self.legacy.get_or_create(&ProviderLabel { provider: provider.as_str() }).inc();
+    }
+
     /// A webhook was proved by a previous secret.
     pub fn previous_secret_used(&self, provider: ProviderKind) {
         self.previous_secret.get_or_create(&ProviderLabel { provider: provider.as_str() }).inc();

@@ -2,7 +2,10 @@
 //! gateway. `keep` wants the same verdict, `beat` a better one; a note says where the rules ask for something else.
 
 mod credential;
+mod route;
 mod send;
+pub mod session;
+mod world;
 
 use std::collections::BTreeMap;
 

@@ -294,6 +294,12 @@ fn listed<'l>(list: &'l [(&'l str, &'l str)], file: &str) -> Option<&'l str> {
     list.iter().map(|(entry, _)| *entry).find(|entry| falls(entry))
 }
 
+/// Traits that are a key: the trait, where it stands, and the one place that holds it.
+const SEALED: [(&str, &str, &str, &str); 2] = [
+    ("OpenGrant", "vault.rs", "credentials.rs", "Permit<UseCredential>"),
+    ("AgentScope", "store/terms.rs", "authn/principal.rs", "AgentPrincipal"),
+];
+
 /// Every breach of the rules in the files, which are given with their paths below `src/`.
 fn breaches(rules: &Rules, files: &[(String, String)]) -> Vec<String> {
     let mut all = Vec::new();
@@ -367,7 +373,7 @@ fn breaches(rules: &Rules, files: &[(String, String)]) -> Vec<String> {
                             None => all.push(format!("src/{file}:{line}: tells providers apart; that belongs into `providers`")),
                         }
                     }
-                    if name == "OpenGrant" && word(code.get(i + 1)) == Some("for") {
+                    if SEALED.iter().any(|(sealed, ..)| name == sealed) && word(code.get(i + 1)) == Some("for") {
                         let whom = code[i + 2..].iter().take_while(|s| s.token != Token::Mark('{') && word(Some(s)) != Some("where"));
                         let whom: String = whom
                             .map(|s| match &s.token {
@@ -375,7 +381,7 @@ fn breaches(rules: &Rules, files: &[(String, String)]) -> Vec<String> {
                                 Token::Mark(m) => m.to_string(),
                             })
                             .collect();
-                        grants.push((*file, whom));
+                        grants.push((name.clone(), *file, whom));
                     }
                 }
                 _ => {}
@@ -388,8 +394,11 @@ fn breaches(rules: &Rules, files: &[(String, String)]) -> Vec<String> {
             all.push(format!("tests/it/layering.rs lists {entry} needlessly: {why}"));
         }
     }
-    if known("vault.rs") && grants != [("credentials.rs", "Permit<UseCredential>".to_owned())] {
-        all.push(format!("`OpenGrant` must be implemented once, for Permit<UseCredential> in credentials.rs; it is: {grants:?}"));
+    for (sealed, home, file, whom) in SEALED {
+        let found: Vec<_> = grants.iter().filter(|(name, ..)| name == sealed).map(|(_, file, whom)| (*file, whom.as_str())).collect();
+        if known(home) && found != [(file, whom)] {
+            all.push(format!("`{sealed}` must be implemented once, for {whom} in {file}; it is: {found:?}"));
+        }
     }
     all
 }
@@ -554,6 +563,12 @@ mod planted {
         for text in ["impl OpenGrant for Permit<UseCredential> {}", "impl<T> crate::vault::OpenGrant for T where T: Clone {}"] {
             assert!(floors(text).iter().any(|b| b.contains("must be implemented once")), "{text}");
         }
+        let scope = ("store/terms.rs", "pub trait AgentScope {}");
+        let held = ("authn/principal.rs", "impl AgentScope for AgentPrincipal {}");
+        let once = found_in(&[scope, held]);
+        assert!(!once.iter().any(|b| b.contains("implemented once")), "{once:?}");
+        let twice = found_in(&[scope, held, ("http/files.rs", "impl crate::store::AgentScope for AgentId {}")]);
+        assert!(twice.iter().any(|b| b.contains("`AgentScope` must be implemented once")), "{twice:?}");
     }
 
     #[test]

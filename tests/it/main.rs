@@ -22,6 +22,7 @@ mod policy_diff;
 mod prove;
 mod reload;
 mod rollout;
+mod routes;
 mod sdk;
 mod sessions;
 mod support;

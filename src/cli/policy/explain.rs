@@ -152,11 +152,21 @@ async fn bindings(target: &Target, journey: &Value) -> Result<Option<Vec<Fared>>
     };
     let normal: Normal = read(journey["normal"].clone())?;
     let all: Vec<Binding> = read(answer.get("items").cloned().unwrap_or_default())?;
-    let own: Vec<Binding> = all.into_iter().filter(|binding| binding.installation == installation.id).collect();
-    let fared = standings(&own, &installation, &normal);
-    let mut fared: Vec<Fared> = own.into_iter().zip(fared).map(|(binding, standing)| Fared { binding, standing }).collect();
+    // The installation's own, and those that name a provider only.
+    let looked_at: Vec<Binding> =
+        all.into_iter().filter(|binding| binding.installation.as_ref().is_none_or(|named| *named == installation.id)).collect();
+    let only = only_one(target, &installation).await?;
+    let fared = standings(&looked_at, &installation, only, &normal);
+    let mut fared: Vec<Fared> = looked_at.into_iter().zip(fared).map(|(binding, standing)| Fared { binding, standing }).collect();
     fared.sort_by_key(|f| f.standing != Standing::Hears);
     Ok(Some(fared))
+}
+
+/// Whether the org has no other installation of that provider that hears events.
+async fn only_one(target: &Target, installation: &Installation) -> Result<bool, CliError> {
+    let answer = target.call(Method::GET, &format!("/v1/installations?org={}", installation.org), None).await?;
+    let all: Vec<Installation> = read(answer.get("items").cloned().unwrap_or_default())?;
+    Ok(all.iter().filter(|i| i.provider == installation.provider && i.org == installation.org && i.status.hears()).count() == 1)
 }
 
 fn read<T: serde::de::DeserializeOwned>(value: Value) -> Result<T, CliError> {

@@ -23,6 +23,7 @@ use crate::domain::delivery::Claimed;
 use crate::domain::ids::{AgentId, EventId, InstallationId, OrgId, ProfileId, RequestId};
 use crate::domain::installation::{Agent, AgentStatus, DeliveryFormat, Mode, ProviderKind};
 use crate::domain::message::{Conversation, ConversationKind, EventKind, Normal};
+use crate::domain::route::Route;
 use crate::domain::secret::Secret;
 use crate::domain::session::SessionKey;
 use crate::store::directory::SealedSecret;
@@ -153,19 +154,22 @@ impl Bed {
     /// Accepts a message in a conversation, for an agent.
     pub async fn accept(&mut self, agent: &str, conversation: &str, text: &str) -> EventId {
         let now = self.clock.now();
-        let (org, agent) = (OrgId::parse("acme").unwrap(), AgentId::parse(agent).unwrap());
-        let installation = InstallationId::parse("acme-slack").unwrap();
+        let route = Route {
+            org: OrgId::parse("acme").unwrap(),
+            provider: ProviderKind::Slack,
+            installation: InstallationId::parse("acme-slack").unwrap(),
+            binding: None,
+            agent: AgentId::parse(agent).unwrap(),
+            legacy: false,
+        };
         let id = EventId::fresh(now);
         let event = NewEvent {
             id: id.clone(),
-            session_key: SessionKey::new(&org, ProviderKind::Slack, &installation, &agent, conversation, None, None),
-            org,
-            provider: ProviderKind::Slack,
+            session_key: SessionKey::new(&route, conversation, None, None),
+            route,
+            legacy: None,
             mode: Mode::Byoa,
             profile: ProfileId::parse("acme-slack-app").unwrap(),
-            installation,
-            agent,
-            binding: "b".into(),
             peer: None,
             kind: EventKind::Message,
             provider_event_id: id.to_string(),

@@ -6,7 +6,7 @@ use super::super::decide::Cache;
 use super::super::entities::{Question, Slice, Unfit};
 use super::{
     Action, AnswerInteraction, CallProviderMethod, EnterRollout, FlagFacts, OperatorFacts, OrgFacts, RouteMessage, SecretHolder,
-    SendMessage, UseCredential, UseFallback, sealed,
+    SendMessage, UseCredential, UseFallback, UseLegacyRoute, sealed,
 };
 use crate::domain::rollout::RolloutStage;
 
@@ -221,6 +221,7 @@ macro_rules! operator_questions {
         #[derive(Default)]
         pub struct Caches {
             pub(super) route_message: Cache<RouteMessage>,
+            pub(super) use_legacy_route: Cache<UseLegacyRoute>,
             pub(super) send_message: Cache<SendMessage>,
             pub(super) call_provider_method: Cache<CallProviderMethod>,
             pub(super) answer_interaction: Cache<AnswerInteraction>,

@@ -163,6 +163,7 @@ async fn delete(conn: &mut SqliteConnection, kind: &str, id: &str, now: Timestam
             .map(|_| ())
             .map_err(failed),
         "installations" => free_accounts(conn, id).await,
+        "bindings" => sqlx::query("DELETE FROM legacy_uses WHERE binding = $1").bind(id).execute(conn).await.map(|_| ()).map_err(failed),
         _ => Ok(()),
     }
 }

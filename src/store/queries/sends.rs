@@ -4,13 +4,13 @@ use sqlx::{Row, SqliteConnection};
 
 use super::super::writer::failed;
 use super::super::{FinishedSend, NewSend, SendStart, StoreError};
-use super::{DecisionRow, audit, insert_decisions, verdict};
+use super::{DecisionRow, audit, insert_decisions, legacy_used, verdict};
 use crate::domain::clock::Timestamp;
-use crate::domain::ids::{DecisionId, OrgId};
+use crate::domain::ids::{AgentId, DecisionId, OrgId};
 
-pub(in crate::store) async fn begin_send(conn: &mut SqliteConnection, send: &NewSend) -> Result<SendStart, StoreError> {
+pub(in crate::store) async fn begin_send(conn: &mut SqliteConnection, agent: &AgentId, send: &NewSend) -> Result<SendStart, StoreError> {
     let known = sqlx::query("SELECT digest, state, status, answer_json FROM sends WHERE agent = $1 AND key = $2")
-        .bind(send.agent.as_str())
+        .bind(agent.as_str())
         .bind(send.key.as_str())
         .fetch_optional(&mut *conn)
         .await
@@ -33,7 +33,7 @@ pub(in crate::store) async fn begin_send(conn: &mut SqliteConnection, send: &New
     }
     sqlx::query("INSERT INTO sends (id, agent, key, digest, state, fallback, created_ms) VALUES ($1, $2, $3, $4, 'started', 0, $5)")
         .bind(send.id.as_str())
-        .bind(send.agent.as_str())
+        .bind(agent.as_str())
         .bind(send.key.as_str())
         .bind(send.digest.as_str())
         .bind(send.at.ms())
@@ -87,6 +87,9 @@ pub(in crate::store) async fn finish_send(conn: &mut SqliteConnection, send: &Fi
         .execute(&mut *conn)
         .await
         .map_err(failed)?;
+    }
+    if let Some(binding) = &send.legacy {
+        legacy_used(conn, binding, at).await?;
     }
     audit(conn, std::slice::from_ref(&send.audit)).await?;
     Ok(answer)

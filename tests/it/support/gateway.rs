@@ -95,6 +95,11 @@ impl TestGateway {
         assert_eq!(answer.status, 200, "{}", answer.text());
     }
 
+    /// What only commands that are not there yet would ask for.
+    pub fn store(&self) -> &byoa_gateway::store::Store {
+        self.gateway.store()
+    }
+
     pub async fn send(&self, request: &Request) -> Response {
         once(self.public, request).await.expect("the public listener answers")
     }

@@ -66,6 +66,7 @@ pub(super) fn event(journey: &Value, decisions: &[Again], bindings: Option<&[Far
 
 fn standing(fared: &Fared) -> String {
     match &fared.standing {
+        Standing::Hears if fared.binding.is_legacy() => format!("hears it as a legacy binding: agent {}", fared.binding.agent),
         Standing::Hears => format!("hears it: agent {}", fared.binding.agent),
         Standing::Disabled => "disabled".to_owned(),
         Standing::Unmet(Unmet { selector, wanted, actual }) => match actual {
@@ -74,6 +75,8 @@ fn standing(fared: &Fared) -> String {
         },
         Standing::LessSpecific { than, names } => format!("less specific than {than}, which names a {names}"),
         Standing::LaterPriority { than } => format!("priority {} comes after that of {than}", fared.binding.priority),
+        Standing::LegacyLast { than } => format!("names a provider only; {than} is the installation's own and hears it"),
+        Standing::Ambiguous => "names a provider only, and the org has several installations of that".to_owned(),
         Standing::LaterId { than } => format!("its id comes after {than}, all else being equal"),
     }
 }

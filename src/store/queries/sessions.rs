@@ -1,0 +1,331 @@
+//! Statements about sessions: which one an event belongs to, how one ends, who follows.
+
+use sqlx::{Row, SqliteConnection};
+
+use super::super::sessions::Touched;
+use super::super::writer::failed;
+use super::super::{Ended, Ending, ImportedSession, NewEvent, StoreError};
+use super::audit;
+use crate::domain::clock::Timestamp;
+use crate::domain::ids::{AgentId, BindingId, InstallationId, OrgId, SessionId};
+use crate::domain::installation::ProviderKind;
+use crate::domain::record::AuditRecord;
+use crate::domain::route::Route;
+use crate::domain::session::SessionKey;
+
+/// An active session.
+pub(in crate::store) struct Found {
+    pub id: SessionId,
+    pub created: Timestamp,
+    pub last: Timestamp,
+}
+
+fn damaged(why: impl std::fmt::Display) -> StoreError {
+    StoreError::Corrupt(format!("sessions: {why}"))
+}
+
+fn found(row: &sqlx::sqlite::SqliteRow) -> Result<Found, StoreError> {
+    let id: String = row.try_get(0).map_err(failed)?;
+    Ok(Found {
+        id: SessionId::parse(&id).ok_or_else(|| damaged(format!("id `{id}`")))?,
+        created: Timestamp::from_ms(row.try_get(1).map_err(failed)?),
+        last: Timestamp::from_ms(row.try_get(2).map_err(failed)?),
+    })
+}
+
+pub(in crate::store) async fn active_session(conn: &mut SqliteConnection, key: &str) -> Result<Option<Found>, StoreError> {
+    let row = sqlx::query("SELECT id, created_ms, last_ms FROM sessions WHERE key = $1 AND status = 'active' AND key <> ''")
+        .bind(key)
+        .fetch_optional(conn)
+        .await
+        .map_err(failed)?;
+    row.as_ref().map(found).transpose()
+}
+
+/// The imported session that an event continues: the only one of its org, agent and contact, nothing known of it speaks of
+/// another route or conversation, and no session with a route is under way with that contact or in that conversation.
+pub(in crate::store) async fn imported_session(conn: &mut SqliteConnection, event: &NewEvent) -> Result<Option<Found>, StoreError> {
+    let Some(contact) = event.normal.sender.as_ref().map(|s| s.id.as_str()) else { return Ok(None) };
+    let (conversation, thread) = place(event);
+    let route = &event.route;
+    let rows = sqlx::query(
+        "SELECT id, created_ms, last_ms, provider, conversation, thread, installation FROM sessions \
+         WHERE org = $1 AND agent = $2 AND peer = $3 AND status = 'active' AND key = '' LIMIT 2",
+    )
+    .bind(route.org.as_str())
+    .bind(route.agent.as_str())
+    .bind(contact)
+    .fetch_all(&mut *conn)
+    .await
+    .map_err(failed)?;
+    let [row] = rows.as_slice() else { return Ok(None) };
+    let (provider, home): (String, String) = (row.try_get(3).map_err(failed)?, row.try_get(4).map_err(failed)?);
+    let (home_thread, installation): (Option<String>, String) = (row.try_get(5).map_err(failed)?, row.try_get(6).map_err(failed)?);
+    let elsewhere = provider != route.provider.as_str()
+        || (!installation.is_empty() && installation != route.installation.as_str())
+        || (!home.is_empty() && home != conversation)
+        || home_thread.is_some_and(|home| Some(home.as_str()) != thread);
+    if elsewhere {
+        return Ok(None);
+    }
+    let routed = sqlx::query(
+        "SELECT 1 FROM sessions WHERE org = $1 AND agent = $2 AND status = 'active' AND key <> '' AND (peer = $3 OR conversation = $4) LIMIT 1",
+    )
+    .bind(route.org.as_str())
+    .bind(route.agent.as_str())
+    .bind(contact)
+    .bind(conversation)
+    .fetch_optional(conn)
+    .await
+    .map_err(failed)?;
+    if routed.is_some() { Ok(None) } else { found(row).map(Some) }
+}
+
+fn place(event: &NewEvent) -> (&str, Option<&str>) {
+    let conversation = event.normal.conversation.as_ref();
+    (conversation.map_or("", |c| c.id.as_str()), conversation.and_then(|c| c.thread.as_deref()))
+}
+
+/// Gives an imported session the identity of the event that continues it.
+pub(in crate::store) async fn promote(
+    conn: &mut SqliteConnection,
+    id: &SessionId,
+    event: &NewEvent,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let (conversation, thread) = place(event);
+    sqlx::query(
+        "UPDATE sessions SET key = $2, provider = $3, installation = $4, binding = $5, legacy = $6, conversation = $7, thread = $8, \
+         peer = $9, last_ms = $10 WHERE id = $1",
+    )
+    .bind(id.as_str())
+    .bind(event.session_key.as_str())
+    .bind(event.route.provider.as_str())
+    .bind(event.route.installation.as_str())
+    .bind(event.route.binding.as_ref().map(BindingId::as_str))
+    .bind(i64::from(event.route.legacy))
+    .bind(conversation)
+    .bind(thread)
+    .bind(event.peer.as_deref())
+    .bind(now.ms())
+    .execute(conn)
+    .await
+    .map(|_| ())
+    .map_err(failed)
+}
+
+pub(in crate::store) async fn touch_session(conn: &mut SqliteConnection, id: &SessionId, last: Timestamp) -> Result<(), StoreError> {
+    let query = sqlx::query("UPDATE sessions SET last_ms = $2 WHERE id = $1").bind(id.as_str()).bind(last.ms());
+    query.execute(conn).await.map(|_| ()).map_err(failed)
+}
+
+/// Ends a session whose time is over: `expired` by age, `closed` by idleness.
+pub(in crate::store) async fn expire(conn: &mut SqliteConnection, id: &SessionId, aged: bool, now: Timestamp) -> Result<(), StoreError> {
+    sqlx::query("UPDATE sessions SET status = $2, ended_by = $3, ended_ms = $4 WHERE id = $1")
+        .bind(id.as_str())
+        .bind(if aged { "expired" } else { "closed" })
+        .bind(if aged { "age" } else { "idle" })
+        .bind(now.ms())
+        .execute(conn)
+        .await
+        .map(|_| ())
+        .map_err(failed)
+}
+
+/// Links an ended session to the one that follows it; `false` where another already does.
+pub(in crate::store) async fn follow(conn: &mut SqliteConnection, id: &SessionId, successor: &SessionId) -> Result<bool, StoreError> {
+    sqlx::query("UPDATE sessions SET successor = $2 WHERE id = $1 AND successor IS NULL AND status <> 'active'")
+        .bind(id.as_str())
+        .bind(successor.as_str())
+        .execute(conn)
+        .await
+        .map(|done| done.rows_affected() > 0)
+        .map_err(failed)
+}
+
+pub(in crate::store) async fn insert_session(
+    conn: &mut SqliteConnection,
+    id: &SessionId,
+    event: &NewEvent,
+    predecessor: Option<&SessionId>,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let (conversation, thread) = place(event);
+    let route = &event.route;
+    sqlx::query(
+        "INSERT INTO sessions (id, key, org, provider, installation, agent, conversation, thread, peer, status, created_ms, last_ms, \
+         predecessor, binding, legacy) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'active', $10, $10, $11, $12, $13)",
+    )
+    .bind(id.as_str())
+    .bind(event.session_key.as_str())
+    .bind(route.org.as_str())
+    .bind(route.provider.as_str())
+    .bind(route.installation.as_str())
+    .bind(route.agent.as_str())
+    .bind(conversation)
+    .bind(thread)
+    .bind(event.peer.as_deref())
+    .bind(now.ms())
+    .bind(predecessor.map(SessionId::as_str))
+    .bind(route.binding.as_ref().map(BindingId::as_str))
+    .bind(i64::from(route.legacy))
+    .execute(conn)
+    .await
+    .map(|_| ())
+    .map_err(failed)
+}
+
+/// What a start must know of sessions that something other than an event touched.
+pub(in crate::store) async fn touched(conn: &mut SqliteConnection) -> Result<Touched, StoreError> {
+    let imported = sqlx::query("SELECT 1 FROM sessions WHERE status = 'active' AND key = '' LIMIT 1");
+    let imported = imported.fetch_optional(&mut *conn).await.map_err(failed)?.is_some();
+    let mut touched = Touched { imported, ..Touched::default() };
+    let rows = sqlx::query("SELECT followed_as, id FROM sessions WHERE followed_as IS NOT NULL AND successor IS NULL ORDER BY ended_ms")
+        .fetch_all(conn)
+        .await
+        .map_err(failed)?;
+    for row in rows {
+        let (key, id): (String, String) = (row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?);
+        touched.followed.insert(key, SessionId::parse(&id).ok_or_else(|| damaged(format!("id `{id}`")))?);
+    }
+    Ok(touched)
+}
+
+/// Keeps a session of an earlier system; `false` where it is kept already.
+pub(in crate::store) async fn import(
+    conn: &mut SqliteConnection,
+    session: &ImportedSession,
+    line: AuditRecord,
+) -> Result<bool, StoreError> {
+    let done = sqlx::query(
+        "INSERT INTO sessions (id, key, org, provider, installation, agent, conversation, thread, peer, status, created_ms, last_ms) \
+         VALUES ($1, '', $2, $3, '', $4, $5, $6, $7, 'active', $8, $9) ON CONFLICT (id) DO NOTHING",
+    )
+    .bind(session.id.as_str())
+    .bind(session.org.as_str())
+    .bind(session.provider.as_str())
+    .bind(session.agent.as_str())
+    .bind(session.conversation.as_deref().unwrap_or(""))
+    .bind(session.thread.as_deref())
+    .bind(session.contact.as_str())
+    .bind(session.created.ms())
+    .bind(session.last.ms())
+    .execute(&mut *conn)
+    .await
+    .map_err(failed)?;
+    if done.rows_affected() == 0 {
+        return Ok(false);
+    }
+    audit(conn, &[line]).await?;
+    Ok(true)
+}
+
+/// An operator ends a session. What became of it, and the keys that are another session's from now on: its own, and the one
+/// that its successor will have.
+pub(in crate::store) async fn end(
+    conn: &mut SqliteConnection,
+    id: &SessionId,
+    ending: &Ending,
+    line: AuditRecord,
+    now: Timestamp,
+) -> Result<(Ended, Option<(String, String)>), StoreError> {
+    let row = sqlx::query("SELECT status, key, org, provider, installation, agent, conversation, thread, peer FROM sessions WHERE id = $1")
+        .bind(id.as_str())
+        .fetch_optional(&mut *conn)
+        .await
+        .map_err(failed)?;
+    let Some(row) = row else { return Ok((Ended::Unknown, None)) };
+    let get = |i: usize| row.try_get::<String, _>(i).map_err(failed);
+    let (status, key, org) = (get(0)?, get(1)?, OrgId::parse(&get(2)?).map_err(damaged)?);
+    if status != "active" {
+        return Ok((Ended::Before, None));
+    }
+    let (word, followed_as) = match ending {
+        Ending::Closed => ("closed", key.clone()),
+        Ending::HandedTo(agent) => {
+            if key.is_empty() || *agent.as_str() == get(5)? {
+                return Ok((Ended::NotHandable, None));
+            }
+            let route = Route {
+                org: org.clone(),
+                provider: ProviderKind::parse(&get(3)?).ok_or_else(|| damaged("provider"))?,
+                installation: InstallationId::parse(&get(4)?).map_err(damaged)?,
+                binding: None,
+                agent: agent.clone(),
+                legacy: false,
+            };
+            let (thread, peer): (Option<String>, Option<String>) = (row.try_get(7).map_err(failed)?, row.try_get(8).map_err(failed)?);
+            let handed = SessionKey::new(&route, &get(6)?, thread.as_deref(), peer.as_deref());
+            ("handed_off", handed.as_str().to_owned())
+        }
+    };
+    sqlx::query("UPDATE sessions SET status = $2, ended_by = 'operator', ended_ms = $3, followed_as = $4 WHERE id = $1")
+        .bind(id.as_str())
+        .bind(word)
+        .bind(now.ms())
+        .bind(Some(followed_as.as_str()).filter(|k| !k.is_empty()))
+        .execute(&mut *conn)
+        .await
+        .map_err(failed)?;
+    match ending {
+        // What was handed here goes back to what the binding says.
+        Ending::Closed => {
+            sqlx::query("DELETE FROM handed WHERE handed_key = $1").bind(key.as_str()).execute(&mut *conn).await.map_err(failed)?;
+        }
+        Ending::HandedTo(agent) => hand(conn, &key, &followed_as, agent, id, now).await?,
+    }
+    audit(conn, &[AuditRecord { org: Some(org), ..line }]).await?;
+    Ok((Ended::Done, Some((key, followed_as))))
+}
+
+/// Writes down whose a conversation is now. A conversation that was handed on before keeps one row, from what the binding
+/// says to whoever has it last; handed back to where it began, it needs none.
+async fn hand(
+    conn: &mut SqliteConnection,
+    key: &str,
+    to: &str,
+    agent: &AgentId,
+    session: &SessionId,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let back = sqlx::query("DELETE FROM handed WHERE handed_key = $1 AND key = $2").bind(key).bind(to);
+    let back = back.execute(&mut *conn).await.map_err(failed)?;
+    let moved = sqlx::query("UPDATE handed SET agent = $2, handed_key = $3, session = $4, at_ms = $5 WHERE handed_key = $1")
+        .bind(key)
+        .bind(agent.as_str())
+        .bind(to)
+        .bind(session.as_str())
+        .bind(now.ms())
+        .execute(&mut *conn)
+        .await
+        .map_err(failed)?;
+    if back.rows_affected() + moved.rows_affected() == 0 {
+        sqlx::query(
+            "INSERT INTO handed (key, agent, handed_key, session, at_ms) VALUES ($1, $2, $3, $4, $5) ON CONFLICT (key) DO UPDATE \
+             SET agent = excluded.agent, handed_key = excluded.handed_key, session = excluded.session, at_ms = excluded.at_ms",
+        )
+        .bind(key)
+        .bind(agent.as_str())
+        .bind(to)
+        .bind(session.as_str())
+        .bind(now.ms())
+        .execute(conn)
+        .await
+        .map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// One more use of a legacy binding.
+pub(in crate::store) async fn legacy_used(conn: &mut SqliteConnection, binding: &BindingId, now: Timestamp) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO legacy_uses (binding, uses, last_ms) VALUES ($1, 1, $2) ON CONFLICT (binding) DO UPDATE \
+         SET uses = legacy_uses.uses + 1, last_ms = excluded.last_ms",
+    )
+    .bind(binding.as_str())
+    .bind(now.ms())
+    .execute(conn)
+    .await
+    .map(|_| ())
+    .map_err(failed)
+}
