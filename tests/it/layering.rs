@@ -475,7 +475,17 @@ mod planted {
     use super::{Rules, breaches};
 
     fn found_in(files: &[(&str, &str)]) -> Vec<String> {
-        let floors = [("domain", 0), ("wire", 1), ("store", 2), ("vault", 3), ("policy", 5), ("routing", 6), ("rollout", 6), ("http", 8)];
+        let floors = [
+            ("authn", 4),
+            ("domain", 0),
+            ("wire", 1),
+            ("store", 2),
+            ("vault", 3),
+            ("policy", 5),
+            ("routing", 6),
+            ("rollout", 6),
+            ("http", 8),
+        ];
         let homes = [("axum", "http"), ("cedar_policy", "policy"), ("sqlx", "store")];
         let rules =
             Rules { floors: floors.map(|(m, f)| (m.to_owned(), f)).into(), homes: homes.map(|(n, m)| (n.to_owned(), m.to_owned())).into() };
