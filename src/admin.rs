@@ -1,9 +1,12 @@
 //! What operators do: one function a use case, whichever door it came through. Authorize, do, audit. Floor 7.
 
 pub mod document;
+pub mod keys;
 pub mod resources;
 pub mod rollout;
 pub mod sessions;
+pub mod secrets;
+pub mod shred;
 pub mod simulate;
 pub mod view;
 
@@ -24,6 +27,7 @@ use crate::policy::{Denied, Engine};
 use crate::store::directory::Directory;
 use crate::store::{LegacyUse, ListFilter, Page, Store};
 use crate::vault::Vault;
+use crate::vault::keys::Origin;
 
 /// Why an operator's request ended: the code and, for people, what is wrong with it.
 #[derive(Clone, Debug)]
@@ -71,6 +75,8 @@ pub struct Admin {
     pub vault: Vault,
     /// Decides.
     pub engine: Engine,
+    /// Where the master keys are kept.
+    pub keys: Origin,
     /// Tells the time.
     pub clock: Clock,
     /// One change at a time: each is planned against what the last one left.

@@ -25,9 +25,9 @@ use crate::policy::{Engine, History};
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
 use crate::transport::Transport;
+use crate::vault::keys;
 use crate::vault::reply::ReplyLinks;
 use crate::vault::ticket::MediaLinks;
-use crate::vault::{Vault, keys};
 use crate::wire::waiting::Waiting;
 
 /// Secrets that the environment may bring instead of files.
@@ -80,9 +80,11 @@ impl Gateway {
         let (sources, Passed { snapshot, rows }) = read.map_err(|e| Failure::new(e.code, e))?;
         let metrics = Arc::new(Metrics::new(snapshot.version()));
         let engine = Engine::new(snapshot);
-        let vault = Vault::new(keys::load(&config.keys.file, secrets.master_keys.as_deref())?);
+        let first_start = Store::file_of(&config.store.url).is_none_or(|file| !file.exists());
+        let (ring, origin) = keys::load(&config.keys.file, secrets.master_keys.as_deref(), first_start)?;
         let operators = Operators::load(&config.operators.token_file, secrets.operator_token.as_deref())?;
         let store = Store::open(&config.store.url, &config.limits, &config.rollout, &clock).await?;
+        let vault = keys::unlock(ring, &store, clock.now()).await?;
         let abandoned = store.abandon_sends(clock.now()).await?;
         if abandoned > 0 {
             tracing::warn!(abandoned, "sends were on their way when the last process died; their outcome is unknown");
@@ -111,11 +113,13 @@ impl Gateway {
             transport: Transport::providers()?,
             providers: config.providers.clone(),
             limits: config.limits.clone(),
+            used: Arc::default(),
         };
         let admin = Admin {
             store: store.clone(),
             vault: vault.clone(),
             engine: engine.clone(),
+            keys: origin,
             clock: clock.clone(),
             changing: Arc::new(Mutex::new(())),
             rollout: config.rollout.clone(),
@@ -173,6 +177,7 @@ impl Gateway {
             bind(operator, http::operator(&rooms)).await.map_err(cannot(operator))?;
         let workers = vec![
             tokio::spawn(courier.run(stopping.clone())),
+            tokio::spawn(end_rotation(rooms.admin.clone())),
             tokio::spawn(flush(store.clone(), unproved, clock.clone(), stopping.clone())),
             tokio::spawn(sweep(store, clock, stopping.clone())),
             tokio::spawn(reloader.run(stopping)),
@@ -228,6 +233,13 @@ async fn flush(store: Store, unproved: Unproved, clock: Clock, mut stopping: wat
         if last {
             return;
         }
+    }
+}
+
+/// A rotation of the master key that an earlier process left goes on beside everything else.
+async fn end_rotation(admin: Admin) {
+    if let Err(error) = admin.resume_keys().await {
+        tracing::error!(reason = %error.code, detail = error.detail, "a rotation of the master key was not ended; `byoa keys rotate` goes on");
     }
 }
 

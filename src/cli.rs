@@ -3,9 +3,11 @@
 mod client;
 pub mod demo;
 mod doctor;
+mod keys;
 mod policy;
 mod resources;
 mod rollout;
+mod secrets;
 mod serve;
 mod show;
 mod simulate;
@@ -127,6 +129,16 @@ enum Command {
     },
     /// Take a provider from off through canary to on, and back.
     Rollout(rollout::RolloutArgs),
+    /// Replace what proves an app's webhooks.
+    Secrets {
+        #[command(subcommand)]
+        command: secrets::SecretsCommand,
+    },
+    /// Replace the master key, or show the keys.
+    Keys {
+        #[command(subcommand)]
+        command: keys::KeysCommand,
+    },
     /// Check, test, prove and compare policies.
     Policy(policy::PolicyArgs),
     /// Say what is wrong with configuration, keys, store, policies and resources, and what to do.
@@ -212,6 +224,8 @@ async fn run(cli: Cli) -> Result<(), CliError> {
             simulate::run(&target()?, ask, public_server).await
         }
         Command::Rollout(args) => rollout::run(args, &target()?).await,
+        Command::Secrets { command } => secrets::run(&target()?, command).await,
+        Command::Keys { command } => keys::run(&target()?, command).await,
         Command::Policy(args) => policy::run(args, target()?).await,
         Command::Doctor { output } => doctor::run(&target()?, output).await,
     }

@@ -291,6 +291,9 @@ pub struct Limits {
     pub media_url_hours: u32,
     /// How long a provider that waits for the agent's own answer is kept waiting, in milliseconds; 0 never.
     pub synchronous_ms: u64,
+    /// How much of what each provider is known to take may be used, in percent; 0 does not reckon with it at all. A number or
+    /// an app that is allowed more has more than 100.
+    pub provider_rate_percent: BTreeMap<ProviderKind, u32>,
     /// A session without an event, in hours.
     pub session_idle_hours: u32,
     /// A session in all, in days.
@@ -316,10 +319,18 @@ impl Default for Limits {
             media_timeout_ms: 300_000,
             media_url_hours: 24,
             synchronous_ms: 2_500,
+            provider_rate_percent: ProviderKind::ALL.into_iter().map(|p| (p, 100)).collect(),
             session_idle_hours: 24,
             session_age_days: 7,
             drain_timeout_ms: 25_000,
         }
+    }
+}
+
+impl Limits {
+    /// The percentage of one provider; 100 where nothing is said.
+    pub fn provider_rate(&self, provider: ProviderKind) -> u32 {
+        self.provider_rate_percent.get(&provider).copied().unwrap_or(100)
     }
 }
 

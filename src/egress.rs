@@ -4,6 +4,7 @@
 //! refused send never reaches a token. Floor 7.
 
 mod call;
+pub mod limits;
 mod media;
 mod reply;
 
@@ -54,6 +55,8 @@ pub struct Egress {
     pub providers: ProvidersSection,
     /// How long and how large.
     pub limits: Limits,
+    /// How much of what the providers take is used up.
+    pub used: Arc<limits::Used>,
 }
 
 /// `POST /v1/messages`

@@ -170,6 +170,36 @@ pub struct ReplyAddress {
     pub conversation: Option<String>,
 }
 
+/// What a provider counts calls by, within one installation.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Shared {
+    /// All of them.
+    Installation,
+    /// Those of one method.
+    Method,
+    /// Those to one conversation, where the call has one.
+    Conversation,
+}
+
+/// How many calls a provider takes: `count` in `per_ms`, and `burst` at once after a rest.
+#[derive(Clone, Copy, Debug)]
+pub struct Limit {
+    /// Counted by.
+    pub shared: Shared,
+    /// So many.
+    pub count: u32,
+    /// In so many milliseconds.
+    pub per_ms: u32,
+    /// At once.
+    pub burst: u32,
+}
+
+impl Limit {
+    const fn new(shared: Shared, count: u32, per_ms: u32, burst: u32) -> Self {
+        Self { shared, count, per_ms, burst }
+    }
+}
+
 /// What to make up for `byoa simulate` and the demo.
 #[derive(Clone, Debug)]
 pub struct Sample<'a> {
@@ -293,6 +323,9 @@ pub trait Provider: Send + Sync {
 
     /// The provider's name of what [`Provider::render`] calls, as in `chat.postMessage`.
     fn send_method(&self) -> &'static str;
+
+    /// How often a method may be called. What is not said here the provider says itself, with a 429.
+    fn limits(&self, method: &str, conversation: Option<&str>) -> &'static [Limit];
 
     /// Builds the provider's send request.
     ///

@@ -8,6 +8,8 @@ mod outbox;
 mod queries;
 mod read;
 mod sessions;
+mod sealed;
+mod shred;
 mod sqlite;
 mod terms;
 mod writer;
@@ -22,15 +24,16 @@ use sqlx::SqlitePool;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::{Limits, RolloutSection};
+use crate::crypto::envelope::KeyId;
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::delivery::{Attempt, Claimed, Settled};
-use crate::domain::ids::{BindingId, DeliveryId, EventId, InstallationId, SessionId};
+use crate::domain::ids::{BindingId, DeliveryId, EventId, InstallationId, OrgId, SessionId};
 use crate::domain::installation::ProviderKind;
 use crate::domain::record::{AuditRecord, Decision};
 use crate::domain::rollout::{FlagChange, FlagRecord, GlobalChange, GlobalRecord, MatrixRun};
 pub use terms::{
     AcceptRequest, Acceptance, AgentScope, Change, Ended, Ending, EventView, FinishedSend, ImportedSession, LegacyUse, ListFilter,
-    NewEvent, NewSend, Page, Resource, SecretPut, SendStart, SessionView, StoreError,
+    NewEvent, NewSend, Page, Resource, SealedRow, SecretPut, SendStart, SessionView, StoreError,
 };
 
 use directory::Directory;
@@ -166,6 +169,102 @@ impl Store {
         let fresh = Arc::new(read::directory(&self.0.readers).await?);
         *self.0.directory.write().unwrap_or_else(PoisonError::into_inner) = fresh;
         Ok(())
+    }
+
+    /// How many sealed values name each key-encryption key.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn sealed_under(&self) -> Result<Vec<(KeyId, i64)>, StoreError> {
+        sealed::under(&self.0.readers).await
+    }
+
+    /// Sealed values in the order of their places, behind one of them.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn sealed_page(&self, after: Option<&SealedRow>, limit: i64) -> Result<Vec<SealedRow>, StoreError> {
+        sealed::page(&self.0.readers, after, limit).await
+    }
+
+    /// The gateway's own sealed keys.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn sealed_keys(&self) -> Result<Vec<SealedRow>, StoreError> {
+        sealed::keys(&self.0.readers).await
+    }
+
+    /// Puts values back under another key, with their audit line: each only where it still is what was read. The directory
+    /// shows them after the next [`Store::reload`]; until then it has the old ones, which open as long as their key is loaded.
+    ///
+    /// # Errors
+    /// When they could not be committed.
+    pub async fn reseal(&self, rows: Vec<(SealedRow, Vec<u8>)>, line: AuditRecord) -> Result<u64, StoreError> {
+        self.task(move |conn| Box::pin(async move { sealed::reseal(conn, &rows, line).await })).await
+    }
+
+    /// What is kept of an org that shredding it would destroy, by kind.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn shreddable(&self, org: &OrgId) -> Result<Vec<(&'static str, i64)>, StoreError> {
+        shred::count(&self.0.readers, org).await
+    }
+
+    /// Destroys an org's key and everything that is sealed of it, with the other changes and their audit lines: as one.
+    ///
+    /// # Errors
+    /// When it could not be committed.
+    pub async fn shred_secrets(
+        &self,
+        org: OrgId,
+        changes: Vec<Change>,
+        audit: Vec<AuditRecord>,
+        now: Timestamp,
+    ) -> Result<u64, StoreError> {
+        let removed = self.task(move |conn| Box::pin(async move { shred::secrets(conn, &org, &changes, &audit, now).await })).await?;
+        self.reload().await?;
+        Ok(removed)
+    }
+
+    /// Destroys what people said to an org and who they are, at most `rows_max` rows of it, in pages so that acks never wait
+    /// for it. How many of each kind, and whether that was all.
+    ///
+    /// # Errors
+    /// When it could not be committed; what was destroyed before stays so.
+    pub async fn shred_rows(&self, org: &OrgId, rows_max: usize) -> Result<(Vec<(&'static str, usize)>, bool), StoreError> {
+        let mut counts = Vec::new();
+        let mut left = rows_max;
+        for piece in &shred::PIECES {
+            let mut wiped = 0;
+            while left > 0 {
+                let limit = SWEEP_ROWS.min(i64::try_from(left).unwrap_or(i64::MAX));
+                let Some((first, last, rows)) = shred::next(&self.0.readers, piece, org, limit).await? else { break };
+                let (org, outbox) = (org.clone(), self.0.outbox.clone());
+                self.task(move |conn| {
+                    Box::pin(async move {
+                        shred::wipe(conn, piece, &org, first, last).await?;
+                        // Open deliveries and remembered sessions may be among them.
+                        lock(&outbox).distrust();
+                        Ok(())
+                    })
+                })
+                .await?;
+                wiped += rows;
+                left = left.saturating_sub(rows);
+            }
+            counts.push((piece.name, wiped));
+        }
+        Ok((counts, left > 0))
+    }
+
+    /// Leaves no older page of the database in its log. `false` while somebody reads one.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn cut_log(&self) -> Result<bool, StoreError> {
+        shred::cut_log(&self.0.readers).await
     }
 
     /// Writes audit lines by themselves.

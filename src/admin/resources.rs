@@ -1,10 +1,15 @@
 //! Declared resources: checked, planned, applied. All of a document or nothing of it.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
 use base64::Engine as _;
 use serde_json::{Value as Json, json};
 
 use super::document::{AgentSpec, BindingSpec, Document, InstallationSpec, OrgSpec, ProfileSpec, SecretSpec, account, is_mutable};
 use super::{Admin, AdminError, Asking};
+use crate::crypto::envelope::Key;
 use crate::domain::clock::Timestamp;
 use crate::domain::ids::{CredentialId, OrgId};
 use crate::domain::installation::{
@@ -13,16 +18,16 @@ use crate::domain::installation::{
 use crate::domain::reason::ReasonCode;
 use crate::domain::secret::{self, Secret, Unfit};
 use crate::policy::action::ApplyResources;
-use crate::providers;
+use crate::providers::{self, Provider};
 use crate::store::directory::{Directory, SealedSecret};
 use crate::store::{Change, Resource, SecretPut, StoreError};
 use crate::transport::agent_url;
-use crate::vault::field;
+use crate::vault::{field, keys};
 
 /// How long a previous signing secret verifies where nothing else is said.
-const OVERLAP_MS: i64 = 24 * 3_600_000;
+pub(super) const OVERLAP_MS: i64 = 24 * 3_600_000;
 /// The longest it may be told to.
-const OVERLAP_MS_MAX: i64 = 7 * OVERLAP_MS;
+pub(super) const OVERLAP_MS_MAX: i64 = 7 * OVERLAP_MS;
 const INGRESS_ID_CHARS_MIN: usize = 16;
 const CREDENTIAL_CHARS_MIN: usize = 8;
 
@@ -47,9 +52,15 @@ impl Admin {
         let document = Document::read(document)?;
         let _one_at_a_time = self.changing.lock().await;
         let directory = self.store.directory();
-        let mut plan = Plan { admin: self, future: (*directory).clone(), now: self.clock.now(), changes: Vec::new(), applied: Vec::new() };
+        let now = self.clock.now();
+        let mut plan =
+            Plan { admin: self, future: (*directory).clone(), now, keys: RefCell::default(), changes: Vec::new(), applied: Vec::new() };
         plan.document(document)?;
-        let Plan { changes, applied, .. } = plan;
+        let Plan { mut changes, applied, keys, .. } = plan;
+        let keys = keys.into_inner();
+        for (org, key) in &keys {
+            changes.push(Change::KeepKey(self.vault.sealed_org_key(org, key, now)?));
+        }
         if dry_run || changes.is_empty() {
             return Ok(applied);
         }
@@ -61,10 +72,17 @@ impl Admin {
                 asking.line(&self.clock, action, format!("{}/{}", a.kind, a.id), Some(&decision))
             })
             .collect();
-        self.store.apply(changes, lines, self.clock.now()).await.map_err(|e| match e {
-            StoreError::Conflict(what) => AdminError::new(ReasonCode::AdminIdentityTaken, what),
-            other => other.into(),
-        })?;
+        match self.store.apply(changes, lines, self.clock.now()).await {
+            // Only now: a key that is used and not kept would lose what is sealed under it.
+            Ok(()) => keys.into_iter().for_each(|(org, key)| self.vault.add_org(&org, key)),
+            Err(error) => {
+                self.vault.add_kept_orgs(&self.store).await?;
+                return Err(match error {
+                    StoreError::Conflict(what) => AdminError::new(ReasonCode::AdminIdentityTaken, what),
+                    other => other.into(),
+                });
+            }
+        }
         Ok(applied)
     }
 
@@ -86,7 +104,15 @@ impl Admin {
             return Err(AdminError::new(ReasonCode::AdminInUse, format!("{kind}/{id} is used by {}", users.join(", "))));
         }
         let line = asking.line(&self.clock, "resource.delete", format!("{kind}/{id}"), Some(&decision));
-        self.store.apply(vec![Change::Delete { kind, id: id.to_owned() }], vec![line], self.clock.now()).await.map_err(AdminError::from)
+        let mut changes = vec![Change::Delete { kind, id: id.to_owned() }];
+        let org = OrgId::parse(id).ok().filter(|_| kind == "orgs");
+        if let Some(org) = &org {
+            let (owner, field) = (org.to_string(), field::ORG_KEY.to_owned());
+            changes.push(Change::DropSecret { kind: keys::KIND, owner, field, slot: "current" });
+        }
+        self.store.apply(changes, vec![line], self.clock.now()).await?;
+        org.iter().for_each(|org| self.vault.forget_org(org));
+        Ok(())
     }
 }
 
@@ -124,6 +150,8 @@ struct Plan<'a> {
     admin: &'a Admin,
     future: Directory,
     now: Timestamp,
+    /// New keys of orgs that had none; kept together with what is sealed under them.
+    keys: RefCell<BTreeMap<OrgId, Key>>,
     changes: Vec<Change>,
     applied: Vec<Applied>,
 }
@@ -133,6 +161,7 @@ struct Sealing<'p, 'a> {
     plan: &'p Plan<'a>,
     kind: &'static str,
     owner: String,
+    org: Option<OrgId>,
     known: Vec<SealedSecret>,
     puts: Vec<SecretPut>,
 }
@@ -211,7 +240,7 @@ impl<'a> Plan<'a> {
                 format!("{at}: signing_secret: what follows whsec_ must be base64 (Standard Webhooks), or no delivery could be signed");
             return Err(AdminError::new(ReasonCode::AdminResourceInvalid, detail));
         }
-        let mut sealing = self.sealing("agents", agent.id.as_str(), known.as_ref().map(|(_, s)| s.clone()));
+        let mut sealing = self.sealing("agents", agent.id.as_str(), agent.org.clone(), known.as_ref().map(|(_, s)| s.clone()));
         sealing.required(&at, field::SIGNING_SECRET, spec.signing_secret, 16)?;
         sealing.optional(&at, field::TOKEN, spec.token, 16)?;
         let puts = sealing.puts;
@@ -265,11 +294,13 @@ impl<'a> Plan<'a> {
             oauth_client_id: spec.oauth.as_ref().map(|o| o.client_id.clone()),
             verifier: provider.verifier(),
         };
-        let mut sealing = self.sealing("profiles", profile.id.as_str(), known.as_ref().map(|(_, s)| s.clone()));
-        let formed = |s: &SecretSpec| provider.secret_form(s.value.expose().trim());
-        if spec.signing_secret.as_ref().is_some_and(|s| secret::judge(s.value.expose(), 1).is_ok() && !formed(s)) {
-            let detail = format!("{at}: signing_secret has characters that {} does not use", profile.provider);
-            return Err(AdminError::new(ReasonCode::AdminSecretWeak, detail));
+        let org = match &profile.owner {
+            Ownership::Platform => None,
+            Ownership::Org(org) => Some(org.clone()),
+        };
+        let mut sealing = self.sealing("profiles", profile.id.as_str(), org, known.as_ref().map(|(_, s)| s.clone()));
+        if let Some(secret) = &spec.signing_secret {
+            fit_signing_secret(&at, provider, &secret.value)?;
         }
         sealing.required(&at, field::SIGNING_SECRET, spec.signing_secret, provider.secret_chars_min())?;
         if let Some(previous) = spec.previous_signing_secret {
@@ -320,7 +351,7 @@ impl<'a> Plan<'a> {
             return Err(AdminError::new(ReasonCode::AdminFieldImmutable, format!("{at}: account is set once; make a new installation")));
         }
         let mut status = spec.status.or(old.map(|k| k.status)).unwrap_or(InstallationStatus::Active);
-        let mut sealing = self.sealing("installations", spec.id.as_str(), known.as_ref().map(|(_, s)| s.clone()));
+        let mut sealing = self.sealing("installations", spec.id.as_str(), Some(spec.org.clone()), known.as_ref().map(|(_, s)| s.clone()));
         if let Some(credential) = &spec.credential {
             judge(&at, field::CREDENTIAL, &credential.value, CREDENTIAL_CHARS_MIN)?;
             if !providers::of(profile.provider).credential_fits(credential.value.expose(), &account) {
@@ -429,8 +460,8 @@ impl<'a> Plan<'a> {
         }
     }
 
-    fn sealing<'p>(&'p self, kind: &'static str, owner: &str, known: Option<Vec<SealedSecret>>) -> Sealing<'p, 'a> {
-        Sealing { plan: self, kind, owner: owner.to_owned(), known: known.unwrap_or_default(), puts: Vec::new() }
+    fn sealing<'p>(&'p self, kind: &'static str, owner: &str, org: Option<OrgId>, known: Option<Vec<SealedSecret>>) -> Sealing<'p, 'a> {
+        Sealing { plan: self, kind, owner: owner.to_owned(), org, known: known.unwrap_or_default(), puts: Vec::new() }
     }
 
     fn record(&mut self, resource: Resource, known: Option<(Resource, Vec<SealedSecret>)>, puts: Vec<SecretPut>) -> Result<(), AdminError> {
@@ -479,12 +510,31 @@ impl Sealing<'_, '_> {
         if self.known.iter().any(same) {
             return Ok(());
         }
-        let sealed = vault.seal(self.kind, &self.owner, name, value)?;
+        let sealed = match &self.org {
+            Some(org) if !vault.has_org(org) => {
+                let mut keys = self.plan.keys.borrow_mut();
+                let key = match keys.entry(org.clone()) {
+                    Entry::Occupied(known) => known.into_mut(),
+                    Entry::Vacant(none) => none.insert(keys::fresh()?),
+                };
+                vault.seal_under(key, self.kind, &self.owner, name, value)?
+            }
+            org => vault.seal(org.as_ref(), self.kind, &self.owner, name, value)?,
+        };
         let id = CredentialId::fresh(self.plan.now).to_string();
         let secret = SealedSecret { id, field: name.to_owned(), slot: slot.to_owned(), sealed, fingerprint, set: self.plan.now, until };
         self.puts.push(SecretPut { kind: self.kind, owner: self.owner.clone(), secret });
         Ok(())
     }
+}
+
+/// Whether a text may be a profile's signing secret: long enough, of the provider's form, no placeholder.
+pub(super) fn fit_signing_secret(at: &str, provider: &dyn Provider, value: &Secret) -> Result<(), AdminError> {
+    if secret::judge(value.expose(), 1).is_ok() && !provider.secret_form(value.expose().trim()) {
+        let detail = format!("{at}: signing_secret has characters that {} does not use", provider.kind());
+        return Err(AdminError::new(ReasonCode::AdminSecretWeak, detail));
+    }
+    judge(at, field::SIGNING_SECRET, value, provider.secret_chars_min())
 }
 
 fn judge(at: &str, name: &str, value: &Secret, chars_min: usize) -> Result<(), AdminError> {

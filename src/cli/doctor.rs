@@ -65,8 +65,8 @@ fn local(target: &Target) -> Vec<Value> {
     items.push(if env.is_none() && !config.keys.file.exists() {
         bad("keys", format!("{} is not there", config.keys.file.display()), "`byoa serve` makes it on its first start")
     } else {
-        match keys::load(&config.keys.file, env.as_deref()) {
-            Ok(ring) => good("keys", format!("{} loaded, {} seals", ring.len(), ring.current_id())),
+        match keys::load(&config.keys.file, env.as_deref(), false) {
+            Ok((ring, _)) => good("keys", format!("{} loaded, {} seals", ring.masters().len(), ring.current())),
             Err(failure) => bad("keys", failure.detail, "restore the key file from its backup: without it no sealed secret opens"),
         }
     });

@@ -50,7 +50,7 @@ pub(super) fn law() -> Snapshot {
 pub(super) fn vault() -> Vault {
     let mut key = Zeroizing::new([9u8; 32]);
     key[0] = 1;
-    Vault::new(KeyRing::new(vec![key]).unwrap())
+    Vault::new(KeyRing::new(vec![key]).unwrap(), crate::crypto::MacKey::new(b"lookup").unwrap())
 }
 
 fn org_id(org: &str) -> OrgId {
@@ -109,7 +109,7 @@ impl World {
             epoch: 1,
         };
         let text = Secret::new(format!("token-of-{id}"));
-        let mut sealed = self.vault.seal("installations", id, field::CREDENTIAL, &text).unwrap();
+        let mut sealed = self.vault.seal(None, "installations", id, field::CREDENTIAL, &text).unwrap();
         if credential == "damaged" {
             sealed[100] ^= 1;
         }
@@ -353,7 +353,7 @@ fn a_platform_installation_that_cannot_send_itself_takes_nothing_over() {
     for (credential, told) in [
         ("usable", "p1, for credentials.absent"),
         ("expires", "p1, for credentials.absent"),
-        ("damaged", "p1, for credentials.absent; credentials.unavailable"),
+        ("damaged", "p1, for credentials.absent; vault.secret_corrupt"),
         ("absent", "p2, for credentials.absent"),
         ("expired", "p2, for credentials.absent"),
         ("degraded", "p2, for credentials.absent"),

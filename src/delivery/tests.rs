@@ -4,15 +4,13 @@ mod bed;
 
 use serde_json::Value as Json;
 use tokio::sync::Notify;
-use zeroize::Zeroizing;
 
 use super::*;
-use crate::crypto::envelope::KeyRing;
 use crate::domain::ids::AgentId;
 use crate::domain::installation::AgentStatus;
 use crate::domain::secret::Secret;
 use crate::store::ListFilter;
-use bed::{Answer, Bed, LEASE_MS, SECRET, START, agent, run, soon, won};
+use bed::{Answer, Bed, LEASE_MS, SECRET, START, agent, run, soon, vault, won};
 
 #[tokio::test]
 async fn an_event_arrives_signed_and_settles() {
@@ -211,10 +209,10 @@ async fn an_agent_on_loopback_is_not_dialled_unless_allowed() {
 #[tokio::test]
 async fn an_agent_without_a_secret_or_without_itself_gets_nothing() {
     let mut bed = Bed::new(Clock::manual(START)).await;
-    let stranger = Vault::new(KeyRing::new(vec![Zeroizing::new(std::array::from_fn(|i| u8::try_from(i + 1).unwrap()))]).unwrap());
+    let stranger = vault(1);
     bed.declare("support", "http://127.0.0.1:1/", AgentStatus::Active).await;
     let (_stop, _task) = run(Courier { vault: stranger, ..bed.courier(&[0, 5_000], 2) });
-    for (agent, code) in [("support", "delivery.secret_unavailable"), ("nobody", "delivery.agent_unreachable")] {
+    for (agent, code) in [("support", "vault.key_unknown"), ("nobody", "delivery.agent_unreachable")] {
         let event = bed.accept(agent, agent, agent).await;
         assert_eq!(bed.next().await, won(agent, 1, "retry"));
         assert_eq!(bed.delivery(&event).await["code"], code);

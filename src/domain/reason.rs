@@ -111,12 +111,16 @@ reasons! {
     StoreBusy "store.busy" 503 true "The store is locked by somebody else.";
     StoreFull "store.full" 503 true "The disk is full.";
 
+    VaultKeyUnknown "vault.key_unknown" 503 true "The value is sealed under a master key that is not loaded.";
+    VaultSecretContext "vault.secret_context" 503 true "The sealed value was made for another row: somebody copied it.";
+    VaultSecretCorrupt "vault.secret_corrupt" 503 true "The sealed value or its key's name was altered or damaged.";
+
     EgressMessageInvalid "egress.message_invalid" 422 false "The message lacks a destination or content, or has a field that is not the agent's to set.";
     EgressNotFound "egress.not_found" 404 false "No such session, installation or file for this agent.";
     EgressIdempotencyRequired "egress.idempotency_key_required" 400 false "The Idempotency-Key header is absent or unfit.";
     EgressIdempotencyConflict "egress.idempotency_conflict" 409 false "The Idempotency-Key was used for another body.";
     EgressInFlight "egress.in_flight" 409 true "The same message is being sent right now.";
-    EgressRateLimited "egress.rate_limited" 429 true "The provider asks to wait.";
+    EgressRateLimited "egress.rate_limited" 429 true "The provider asks to wait, or takes no more of this installation yet.";
     EgressCredentialInvalid "egress.credential_invalid" 502 false "The provider says that the credential is dead; the installation is degraded.";
     EgressProviderRejected "egress.provider_rejected" 502 false "The provider refused the message.";
     EgressProviderUnavailable "egress.provider_unavailable" 502 true "The provider did not take the message.";
@@ -143,6 +147,11 @@ reasons! {
     AdminSecretRequired "admin.secret_required" 422 false "The resource needs a secret and none was given.";
     AdminSecretWeak "admin.secret_weak" 422 false "The secret is shorter than the provider's own are.";
     AdminSecretPlaceholder "admin.secret_placeholder" 422 false "The secret is a placeholder.";
+    AdminSecretUnchanged "admin.secret_unchanged" 422 false "The new secret is the one in force.";
+    AdminOverlapInvalid "admin.overlap_invalid" 422 false "An overlap lasts from nothing to seven days.";
+    AdminOverlapRunning "admin.overlap_running" 409 false "Two secrets verify already; revoke the previous one first, or rotate without an overlap.";
+    AdminNothingToRevoke "admin.nothing_to_revoke" 409 false "No previous secret verifies.";
+    AdminNotConfirmed "admin.not_confirmed" 422 false "What cannot be undone needs the id again as its confirmation.";
     AdminFieldImmutable "admin.field_immutable" 422 false "The field is set once; make a new resource.";
     AdminPrincipalMutable "admin.principal_mutable" 422 false "A name, handle or e-mail address stands where a stable id must: names change hands.";
     AdminSessionEnded "admin.session_ended" 409 false "The session is not active any more.";
@@ -170,6 +179,7 @@ reasons! {
     PolicyLockMismatch "policy.lock_mismatch" 500 false "The policy files are not the ones that policies.lock describes.";
     PolicyUnsettled "policy.unsettled" 500 true "The policy files keep changing while they are read.";
     KeyMissing "key.missing" 500 false "There is no master key.";
+    KeyEnvironment "key.environment" 409 false "The master keys come from the environment, which the gateway cannot write.";
     KeyWeak "key.weak" 500 false "The master key is not 32 random bytes.";
     KeyPermissions "key.permissions" 500 false "The key file can be read by others.";
     StoreDurabilityWeak "store.durability_weak" 500 false "The store would acknowledge before its disk does.";

@@ -55,6 +55,24 @@ pub struct AuditRecord {
     pub detail: Option<String>,
 }
 
+impl AuditRecord {
+    /// What the gateway did by itself.
+    pub fn of_gateway(at: Timestamp, action: &'static str, target: String) -> Self {
+        Self {
+            at,
+            actor: "gateway".into(),
+            action,
+            target,
+            org: None,
+            outcome: "done",
+            code: None,
+            decision: None,
+            request: None,
+            detail: None,
+        }
+    }
+}
+
 /// An authentic request, or one event of it, that was refused for good.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RefusalRecord {

@@ -7,6 +7,7 @@ use crate::domain::message::SendReceipt;
 use crate::domain::reason::ReasonCode;
 use crate::domain::record::AuditRecord;
 use crate::domain::secret::Secret;
+use crate::providers;
 use crate::store::directory::Directory;
 use crate::store::{Change, Resource};
 use crate::transport::TransportError;
@@ -35,6 +36,12 @@ impl Egress {
         render: impl FnOnce(&Installation, &Secret, &str) -> Result<WireRequest, ReasonCode>,
     ) -> Result<WireResponse, Ended> {
         let installation = lease.installation();
+        // Before the token is opened: what may not leave yet is answered at once, and nobody waits for anybody.
+        let (provider, percent) = (providers::of(installation.provider), self.limits.provider_rate(installation.provider));
+        if let Err(wait_s) = self.used.take(&installation.id, provider, call, percent, self.clock.now()) {
+            let detail = format!("{} takes no more {} of this installation yet; nothing was sent", installation.provider, call.method);
+            return Err(Ended { retry_after_s: Some(wait_s), ..Ended::new(ReasonCode::EgressRateLimited, detail) });
+        }
         let api_base = self.providers.api_base(installation.provider);
         let request = lease.with_token(&self.vault, directory, |token| render(installation, token, api_base))?;
         let sent = self.transport.send(request, self.limits.provider_timeout_ms, self.limits.provider_answer_bytes_max).await;
@@ -44,6 +51,9 @@ impl Egress {
             ended.left = true;
             return Err(ended);
         }
+        if let (429, Some(wait_s)) = (response.status, response.retry_after_s()) {
+            self.used.close(&installation.id, call.method, wait_s, self.clock.now());
+        }
         tracing::debug!(installation = %installation.id, method = call.method, conversation = call.conversation, status = response.status, "provider answered");
         Ok(response)
     }
@@ -52,10 +62,13 @@ impl Egress {
     ///
     /// # Errors
     /// Every answer but that the message was taken.
-    pub(super) async fn heed(&self, lease: &CredentialLease, _call: &Call<'_>, receipt: SendReceipt) -> Result<Receipt, Ended> {
+    pub(super) async fn heed(&self, lease: &CredentialLease, call: &Call<'_>, receipt: SendReceipt) -> Result<Receipt, Ended> {
         let (code, detail, retry_after_s, left) = match receipt {
             SendReceipt::Sent { provider_message_id } => return Ok(Receipt { provider_message_id }),
             SendReceipt::RateLimited { retry_after_s, error } => {
+                if let Some(wait_s) = retry_after_s {
+                    self.used.close(&lease.installation().id, call.method, wait_s, self.clock.now());
+                }
                 (ReasonCode::EgressRateLimited, error, Some(retry_after_s.unwrap_or(1)), false)
             }
             SendReceipt::Rejected { error } => (ReasonCode::EgressProviderRejected, error, None, true),

@@ -9,6 +9,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode, header};
 use serde_json::{Value, json};
 
@@ -35,12 +36,25 @@ pub(super) fn asking(rooms: &Rooms, headers: &HeaderMap) -> Result<Asking, Respo
     }
 }
 
-pub(super) async fn body_of(rooms: &Rooms, asking: &Asking, body: Body) -> Result<Value, Response> {
-    let bytes = HttpBody::new(body, &rooms.config.limits)
+async fn bytes_of(rooms: &Rooms, asking: &Asking, body: Body) -> Result<Bytes, Response> {
+    HttpBody::new(body, &rooms.config.limits)
         .read(rooms.config.limits.api_body_bytes_max)
         .await
-        .map_err(|code| problem_response(code, code.meaning(), &asking.request))?;
-    serde_json::from_slice(&bytes).map_err(|e| problem_response(ReasonCode::AdminResourceInvalid, &e.to_string(), &asking.request))
+        .map_err(|code| problem_response(code, code.meaning(), &asking.request))
+}
+
+/// For requests that may say nothing.
+async fn optional_body(rooms: &Rooms, asking: &Asking, body: Body) -> Result<Value, Response> {
+    let bytes = bytes_of(rooms, asking, body).await?;
+    if bytes.is_empty() { Ok(Value::Null) } else { json_of(asking, &bytes) }
+}
+
+pub(super) async fn body_of(rooms: &Rooms, asking: &Asking, body: Body) -> Result<Value, Response> {
+    json_of(asking, &bytes_of(rooms, asking, body).await?)
+}
+
+fn json_of(asking: &Asking, bytes: &[u8]) -> Result<Value, Response> {
+    serde_json::from_slice(bytes).map_err(|e| problem_response(ReasonCode::AdminResourceInvalid, &e.to_string(), &asking.request))
 }
 
 pub(super) fn shown(asking: &Asking, answer: Result<Value, AdminError>) -> Answer {
@@ -225,4 +239,46 @@ pub(super) async fn simulate(State(rooms): State<Arc<Rooms>>, request: Request<B
 pub(super) async fn doctor(State(rooms): State<Arc<Rooms>>, headers: HeaderMap) -> Answer {
     let asking = asking(&rooms, &headers)?;
     shown(&asking, rooms.admin.doctor(&asking).await)
+}
+
+/// A profile's signing secret is replaced.
+pub(super) async fn rotate_secret(State(rooms): State<Arc<Rooms>>, Path(profile): Path<String>, request: Request<Body>) -> Answer {
+    let (parts, body) = request.into_parts();
+    let asking = asking(&rooms, &parts.headers)?;
+    let body = body_of(&rooms, &asking, body).await?;
+    shown(&asking, rooms.admin.rotate_secret(&asking, &profile, body).await)
+}
+
+/// The one before it verifies no more.
+pub(super) async fn revoke_secret(State(rooms): State<Arc<Rooms>>, Path(profile): Path<String>, headers: HeaderMap) -> Answer {
+    let asking = asking(&rooms, &headers)?;
+    shown(&asking, rooms.admin.revoke_secret(&asking, &profile).await)
+}
+
+/// The master keys by name.
+pub(super) async fn keys(State(rooms): State<Arc<Rooms>>, headers: HeaderMap) -> Answer {
+    let asking = asking(&rooms, &headers)?;
+    shown(&asking, rooms.admin.keys(&asking).await)
+}
+
+/// A new master key, or on with the last one.
+pub(super) async fn rotate_keys(State(rooms): State<Arc<Rooms>>, request: Request<Body>) -> Answer {
+    let (parts, body) = request.into_parts();
+    let asking = asking(&rooms, &parts.headers)?;
+    let body = optional_body(&rooms, &asking, body).await?;
+    shown(&asking, rooms.admin.rotate_keys(&asking, body).await)
+}
+
+/// Master keys that no row names leave the file.
+pub(super) async fn prune_keys(State(rooms): State<Arc<Rooms>>, headers: HeaderMap) -> Answer {
+    let asking = asking(&rooms, &headers)?;
+    shown(&asking, rooms.admin.prune_keys(&asking).await)
+}
+
+/// An org is made unreadable for ever.
+pub(super) async fn shred(State(rooms): State<Arc<Rooms>>, Path(id): Path<String>, request: Request<Body>) -> Answer {
+    let (parts, body) = request.into_parts();
+    let asking = asking(&rooms, &parts.headers)?;
+    let body = body_of(&rooms, &asking, body).await?;
+    shown(&asking, rooms.admin.shred(&asking, &id, body).await)
 }

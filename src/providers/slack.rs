@@ -10,8 +10,8 @@ use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Claim, EdgeLimits, Inspected, Parsed, Provider, ReplyAddress, Sample, SignatureValid, SigningSecrets, error_word, get, json_post,
-    lay_over, printable, tagged_digest, text_to_send, within,
+    Claim, EdgeLimits, Inspected, Limit, Parsed, Provider, ReplyAddress, Sample, Shared, SignatureValid, SigningSecrets, error_word, get,
+    json_post, lay_over, printable, tagged_digest, text_to_send, within,
 };
 use crate::crypto::MacKey;
 use crate::domain::clock::Timestamp;
@@ -45,6 +45,14 @@ const RATE_LIMITED: &[&str] = &["rate_limited", "ratelimited"];
 /// into an Enterprise Grid org.
 const UNAVAILABLE: &[&str] =
     &["team_added_to_org", "org_login_required", "fatal_error", "internal_error", "service_unavailable", "request_timeout"];
+
+/// <https://docs.slack.dev/apis/web-api/rate-limits>: one a second to a channel, short bursts tolerated; and what the tiers
+/// take of one method in a minute.
+const POSTING: &[Limit] = &[Limit::new(Shared::Conversation, 1, 1_000, 5)];
+const TIER_1: &[Limit] = &[Limit::new(Shared::Method, 1, 60_000, 2)];
+const TIER_2: &[Limit] = &[Limit::new(Shared::Method, 20, 60_000, 20)];
+const TIER_3: &[Limit] = &[Limit::new(Shared::Method, 50, 60_000, 50)];
+const TIER_4: &[Limit] = &[Limit::new(Shared::Method, 100, 60_000, 100)];
 
 /// Slack.
 pub struct Slack;
@@ -149,6 +157,48 @@ impl Provider for Slack {
 
     fn send_method(&self) -> &'static str {
         "chat.postMessage"
+    }
+
+    fn limits(&self, method: &str, _: Option<&str>) -> &'static [Limit] {
+        match method {
+            "chat.postMessage" => POSTING,
+            "admin.apps.approve" | "apps.connections.open" | "auth.revoke" | "oauth.v2.exchange" => TIER_1,
+            "chat.update"
+            | "chat.delete"
+            | "chat.scheduleMessage"
+            | "chat.deleteScheduledMessage"
+            | "chat.unfurl"
+            | "bots.info"
+            | "conversations.history"
+            | "conversations.replies"
+            | "conversations.info"
+            | "conversations.open"
+            | "conversations.join"
+            | "conversations.invite"
+            | "files.list"
+            | "reactions.add"
+            | "reactions.get"
+            | "team.info"
+            | "users.conversations"
+            | "users.lookupByEmail" => TIER_3,
+            "api.test"
+            | "auth.test"
+            | "assistant.threads.setStatus"
+            | "assistant.threads.setSuggestedPrompts"
+            | "assistant.threads.setTitle"
+            | "chat.getPermalink"
+            | "chat.postEphemeral"
+            | "conversations.members"
+            | "files.completeUploadExternal"
+            | "files.getUploadURLExternal"
+            | "files.info"
+            | "users.info"
+            | "views.open"
+            | "views.publish"
+            | "views.push"
+            | "views.update" => TIER_4,
+            _ => TIER_2,
+        }
     }
 
     fn render(

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Claim, EdgeLimits, Inspected, Parsed, Provider, Sample, SignatureValid, SigningSecrets, error_word, get, json_post, lay_over,
-    text_to_send, within,
+    Claim, EdgeLimits, Inspected, Limit, Parsed, Provider, Sample, Shared, SignatureValid, SigningSecrets, error_word, get, json_post,
+    lay_over, text_to_send, within,
 };
 use crate::domain::clock::Timestamp;
 use crate::domain::installation::{ExternalAccount, ProviderKind};
@@ -32,6 +32,13 @@ const RESERVED: &[&str] =
 
 /// <https://github.com/tdlib/telegram-bot-api>, `ClientManager.cpp`: no longer token is looked at.
 const TOKEN_CHARS_MAX: usize = 80;
+
+/// <https://core.telegram.org/bots/faq#my-bot-is-hitting-limits-how-do-i-avoid-this>: thirty a second in all, one a second in a
+/// chat with short bursts, twenty a minute in a group.
+const BOT: &[Limit] = &[ALL];
+const CHAT: &[Limit] = &[ALL, Limit::new(Shared::Conversation, 1, 1_000, 5)];
+const GROUP: &[Limit] = &[ALL, Limit::new(Shared::Conversation, 20, 60_000, 20)];
+const ALL: Limit = Limit::new(Shared::Installation, 30, 1_000, 30);
 
 /// Telegram.
 pub struct Telegram;
@@ -79,6 +86,16 @@ impl Provider for Telegram {
 
     fn send_method(&self) -> &'static str {
         "sendMessage"
+    }
+
+    fn limits(&self, method: &str, conversation: Option<&str>) -> &'static [Limit] {
+        let posts = ["send", "copyMessage", "forwardMessage"].iter().any(|p| method.starts_with(p)) && method != "sendChatAction";
+        match conversation {
+            // Groups and channels have negative ids; only they have names.
+            Some(chat) if posts && chat.starts_with(['-', '@']) => GROUP,
+            Some(_) if posts => CHAT,
+            _ => BOT,
+        }
     }
 
     fn render(

@@ -9,8 +9,8 @@ use http::header::HeaderName;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Claim, EdgeLimits, Inspected, Parsed, Provider, Sample, SignatureValid, SigningSecrets, error_word, get, json_post, lay_over,
-    printable, tagged_digest, text_to_send, within,
+    Claim, EdgeLimits, Inspected, Limit, Parsed, Provider, Sample, Shared, SignatureValid, SigningSecrets, error_word, get, json_post,
+    lay_over, printable, tagged_digest, text_to_send, within,
 };
 use crate::crypto::{MacKey, same_text};
 use crate::domain::clock::Timestamp;
@@ -53,6 +53,10 @@ mod codes {
 
 /// WhatsApp Cloud API.
 pub struct WhatsApp;
+
+/// <https://developers.facebook.com/docs/whatsapp/cloud-api/overview#throughput>: eighty a second for a number, one in six
+/// seconds to a person; forty-five of those may be borrowed.
+const MESSAGES: &[Limit] = &[Limit::new(Shared::Installation, 80, 1_000, 80), Limit::new(Shared::Conversation, 1, 6_000, 45)];
 
 impl Provider for WhatsApp {
     fn kind(&self) -> ProviderKind {
@@ -115,6 +119,10 @@ impl Provider for WhatsApp {
 
     fn send_method(&self) -> &'static str {
         "messages"
+    }
+
+    fn limits(&self, method: &str, _: Option<&str>) -> &'static [Limit] {
+        if method == "messages" { MESSAGES } else { &[] }
     }
 
     fn render(

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use crate::domain::clock::Timestamp;
 use crate::domain::ids::{AgentId, BindingId, InstallationId, OrgId, ProfileId};
-use crate::domain::installation::{Agent, AppProfile, Binding, ExternalAccount, Installation, Mode, Org, ProviderKind, SecretFacts};
+use crate::domain::installation::{
+    Agent, AppProfile, Binding, ExternalAccount, Installation, Mode, Org, Ownership, ProviderKind, SecretFacts,
+};
 use crate::domain::rollout::Flag;
 use crate::domain::session::SessionKey;
 
@@ -185,6 +187,19 @@ impl Directory {
     /// One installation, for the org it must belong to.
     pub fn installation_of(&self, org: &OrgId, id: &InstallationId) -> Option<&Arc<Kept<Installation>>> {
         self.installations.get(id).filter(|i| i.item.org == *org)
+    }
+
+    /// The org that a resource's secrets are kept for; none is the platform's own.
+    pub fn org_of(&self, kind: &str, id: &str) -> Option<OrgId> {
+        match kind {
+            "profiles" => match &self.profiles.get(&ProfileId::parse(id).ok()?)?.item.owner {
+                Ownership::Org(org) => Some(org.clone()),
+                Ownership::Platform => None,
+            },
+            "installations" => Some(self.installations.get(&InstallationId::parse(id).ok()?)?.item.org.clone()),
+            "agents" => self.agents.get(&AgentId::parse(id).ok()?)?.item.org.clone(),
+            _ => None,
+        }
     }
 
     /// The flag of a provider; absence is `off`.

@@ -184,6 +184,21 @@ impl Resource {
     }
 }
 
+/// A sealed value where it lies, for whoever seals it anew.
+#[derive(Clone, Debug)]
+pub struct SealedRow {
+    /// The resource's kind; `keys` is the gateway's own.
+    pub kind: String,
+    /// The resource's id.
+    pub owner: String,
+    /// The field.
+    pub field: String,
+    /// The slot.
+    pub slot: String,
+    /// The sealed bytes.
+    pub sealed: Vec<u8>,
+}
+
 /// A sealed value to put.
 #[derive(Clone, Debug)]
 pub struct SecretPut {
@@ -200,6 +215,8 @@ pub struct SecretPut {
 pub enum Change {
     /// Makes or replaces a resource and puts its sealed values.
     Put(Box<Resource>, Vec<SecretPut>),
+    /// Keeps a sealed key of the gateway's own, where there is none yet.
+    KeepKey(SecretPut),
     /// Removes a sealed value.
     DropSecret {
         /// The resource's kind.

@@ -180,6 +180,9 @@ impl Writer {
         let stale = lock(&self.outbox).is_stale();
         if stale && let Ok(open) = queries::open_deliveries(&mut self.conn).await {
             lock(&self.outbox).rebuild(open);
+            // Whatever made the deliveries doubtful made these so as well.
+            self.sessions.clear();
+            self.verdicts.clear();
         }
         let (requests, acks): (Vec<_>, Vec<_>) = accepts.into_iter().unzip();
         let mut answers: Vec<Answer> = Vec::with_capacity(tasks.len());

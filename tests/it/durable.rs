@@ -348,8 +348,29 @@ fn a_key_that_others_read_no_start() {
     std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
     refuses(&home, "key.permissions");
     std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
-    std::fs::write(&key, "short\n").unwrap();
-    refuses(&home, "key.weak");
+    for weak in ["short\n".to_owned(), "zz".repeat(32), "00".repeat(32)] {
+        std::fs::write(&key, weak).unwrap();
+        refuses(&home, "key.weak");
+    }
+    std::fs::write(&key, "# nothing\n").unwrap();
+    refuses(&home, "key.missing");
+}
+
+#[test]
+fn a_store_without_its_key_no_start_and_no_new_key() {
+    let home = Home::new();
+    drop(home.serve());
+    let key = home.path("data/master.keys");
+    let text = std::fs::read(&key).unwrap();
+    std::fs::remove_file(&key).unwrap();
+    refuses(&home, "key.missing");
+    assert!(!key.exists(), "a new key would look like the old one");
+    // Another key is no key either.
+    std::fs::write(&key, format!("{}\n", "4f".repeat(16) + &"a1".repeat(16))).unwrap();
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+    refuses(&home, "key.missing");
+    std::fs::write(&key, text).unwrap();
+    home.serve();
 }
 
 #[test]

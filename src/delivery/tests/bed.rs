@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 
 use super::super::{ANSWER_BYTES_MAX, Courier, DeliveryObserver};
 use crate::config::{DeliverySection, Limits, RolloutSection};
+use crate::crypto::MacKey;
 use crate::crypto::envelope::KeyRing;
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::delivery::Claimed;
@@ -57,6 +58,12 @@ pub enum Answer {
 }
 
 pub type Script = Box<dyn FnMut(&Seen) -> Answer + Send>;
+
+/// A vault with a key of its own.
+pub fn vault(seed: u8) -> Vault {
+    let key = Zeroizing::new(std::array::from_fn(|i| u8::try_from(i).unwrap() + seed));
+    Vault::new(KeyRing::new(vec![key]).unwrap(), MacKey::new(b"lookup").unwrap())
+}
 
 /// An agent on loopback; says what it gets.
 pub async fn agent(script: Script) -> (String, mpsc::UnboundedReceiver<Seen>) {
@@ -122,14 +129,14 @@ impl Bed {
         let dir = tempfile::tempdir().unwrap();
         let url = format!("sqlite:{}", dir.path().join("byoa.db").display());
         let store = Store::open(&url, &Limits::default(), &RolloutSection::default(), &clock).await.unwrap();
-        let vault = Vault::new(KeyRing::new(vec![Zeroizing::new(std::array::from_fn(|i| u8::try_from(i).unwrap()))]).unwrap());
+        let vault = vault(0);
         let (tell, heard) = mpsc::unbounded_channel();
         Self { _dir: dir, store, vault, clock, texts: HashMap::new(), heard, tell }
     }
 
     /// Declares an agent at an address.
     pub async fn declare(&self, id: &str, endpoint: &str, status: AgentStatus) {
-        let sealed = self.vault.seal("agents", id, field::SIGNING_SECRET, &Secret::new(SECRET.into())).unwrap();
+        let sealed = self.vault.seal(None, "agents", id, field::SIGNING_SECRET, &Secret::new(SECRET.into())).unwrap();
         let secret = SealedSecret {
             id: "s1".into(),
             field: field::SIGNING_SECRET.into(),

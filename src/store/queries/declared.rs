@@ -19,6 +19,7 @@ pub(in crate::store) async fn apply(
     for change in changes {
         match change {
             Change::Put(resource, secrets) => put(conn, resource, secrets, now).await?,
+            Change::KeepKey(secret) => keep_key(conn, secret).await?,
             Change::DropSecret { kind, owner, field, slot } => {
                 sqlx::query("DELETE FROM secrets WHERE kind = $1 AND owner = $2 AND field = $3 AND slot = $4")
                     .bind(*kind)
@@ -78,9 +79,30 @@ async fn put(conn: &mut SqliteConnection, resource: &Resource, secrets: &[Secret
         Resource::Installation(installation) => claim_accounts(conn, installation).await?,
         _ => {}
     }
-    for put in secrets {
-        let s = &put.secret;
-        sqlx::query(
+    for secret in secrets {
+        put_secret(conn, secret).await?;
+    }
+    Ok(())
+}
+
+/// A key is kept once: over one that is there, everything under that one would be lost.
+async fn keep_key(conn: &mut SqliteConnection, put: &SecretPut) -> Result<(), StoreError> {
+    let there: Option<i64> = sqlx::query_scalar("SELECT 1 FROM secrets WHERE kind = $1 AND owner = $2 AND field = $3")
+        .bind(put.kind)
+        .bind(put.owner.as_str())
+        .bind(put.secret.field.as_str())
+        .fetch_optional(&mut *conn)
+        .await
+        .map_err(failed)?;
+    match there {
+        None => put_secret(conn, put).await,
+        Some(_) => Err(StoreError::Unavailable(format!("{}/{} has a {} already", put.kind, put.owner, put.secret.field))),
+    }
+}
+
+async fn put_secret(conn: &mut SqliteConnection, put: &SecretPut) -> Result<(), StoreError> {
+    let s = &put.secret;
+    sqlx::query(
             "INSERT INTO secrets (kind, owner, field, slot, id, sealed, fingerprint, set_ms, until_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) \
              ON CONFLICT (kind, owner, field, slot) DO UPDATE SET id = excluded.id, sealed = excluded.sealed, \
              fingerprint = excluded.fingerprint, set_ms = excluded.set_ms, until_ms = excluded.until_ms",
@@ -94,11 +116,10 @@ async fn put(conn: &mut SqliteConnection, resource: &Resource, secrets: &[Secret
         .bind(s.fingerprint.as_str())
         .bind(s.set.ms())
         .bind(s.until.map(Timestamp::ms))
-        .execute(&mut *conn)
+        .execute(conn)
         .await
-        .map_err(failed)?;
-    }
-    Ok(())
+        .map(|_| ())
+        .map_err(failed)
 }
 
 async fn claim_accounts(conn: &mut SqliteConnection, installation: &crate::domain::installation::Installation) -> Result<(), StoreError> {

@@ -10,6 +10,7 @@ use byoa_gateway::config::Config;
 use byoa_gateway::delivery::DeliveryObserver;
 use byoa_gateway::domain::clock::{Clock, Timestamp};
 use byoa_gateway::domain::installation::ProviderKind;
+use byoa_gateway::domain::reason::Failure;
 use byoa_gateway::domain::rollout::RolloutStage;
 use serde_json::{Value, json};
 use sqlx::sqlite::SqliteConnectOptions;
@@ -20,6 +21,10 @@ use super::here;
 use super::raw::{Request, Response, once};
 
 pub const OPERATOR_TOKEN: &str = "opr_5c1f0b9e7a3d4826";
+
+/// Somebody of the security team without a second factor, and somebody of the role `operator`.
+pub const SINGLE_FACTOR_TOKEN: &str = "opr_single_7f3a9c2e4b";
+pub const PLAIN_OPERATOR_TOKEN: &str = "opr_plain_2d8e6f1a9c";
 
 /// The tables whose rows a webhook may add to.
 pub const TABLES: [&str; 9] = ["events", "dedupe", "deliveries", "decisions", "refusals", "audit", "sessions", "attempts", "sends"];
@@ -52,7 +57,31 @@ impl TestGateway {
 
     /// The same, with somebody who is told of deliveries.
     pub async fn start_watched(now_secs: i64, tweak: impl FnOnce(&mut Config), watcher: Option<Arc<dyn DeliveryObserver>>) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::try_start(tempfile::tempdir().unwrap(), now_secs, None, tweak, watcher).await.unwrap()
+    }
+
+    /// Starts on what another gateway left behind.
+    pub async fn start_in(dir: TempDir, now_secs: i64, tweak: impl FnOnce(&mut Config)) -> Self {
+        Self::start_with_keys(dir, now_secs, None, tweak).await.unwrap()
+    }
+
+    /// The same with master keys of the environment; says why where it does not start.
+    pub async fn start_with_keys(
+        dir: TempDir,
+        now_secs: i64,
+        keys: Option<String>,
+        tweak: impl FnOnce(&mut Config),
+    ) -> Result<Self, Failure> {
+        Self::try_start(dir, now_secs, keys, tweak, None).await
+    }
+
+    async fn try_start(
+        dir: TempDir,
+        now_secs: i64,
+        master_keys: Option<String>,
+        tweak: impl FnOnce(&mut Config),
+        watcher: Option<Arc<dyn DeliveryObserver>>,
+    ) -> Result<Self, Failure> {
         let db = dir.path().join("data/byoa.db");
         let mut config = Config::default();
         config.listen.public = "127.0.0.1:0".parse().unwrap();
@@ -68,18 +97,26 @@ impl TestGateway {
         config.rollout.initial = ProviderKind::ALL.into_iter().map(|p| (p, RolloutStage::On)).collect();
         config.egress.allow_private_agents = true;
         config.delivery.concurrency = 0;
+        // The clock stands still, so what a provider takes in a second would be all it ever takes.
+        config.limits.provider_rate_percent = ProviderKind::ALL.into_iter().map(|p| (p, 0)).collect();
         tweak(&mut config);
         let clock = Clock::manual(Timestamp::from_secs(now_secs));
-        let secrets = EnvSecrets { master_keys: None, operator_token: Some(OPERATOR_TOKEN.into()) };
-        let gateway = Gateway::start_observed(config, secrets, clock.clone(), watcher).await.unwrap();
+        let tokens = format!("{OPERATOR_TOKEN}\n{SINGLE_FACTOR_TOKEN} security sam single-factor\n{PLAIN_OPERATOR_TOKEN} operator olga\n");
+        let secrets = EnvSecrets { master_keys, operator_token: Some(tokens) };
+        let gateway = Gateway::start_observed(config, secrets, clock.clone(), watcher).await?;
         let (public, operator) = (gateway.public, gateway.operator);
-        Self { gateway, clock, public, operator, kept: Kept { dir, db } }
+        Ok(Self { gateway, clock, public, operator, kept: Kept { dir, db } })
     }
 
     /// One call of the operator API.
     pub async fn operate(&self, method: &str, target: &str, body: &Value) -> Response {
+        self.operate_as(OPERATOR_TOKEN, method, target, body).await
+    }
+
+    /// The same by somebody else.
+    pub async fn operate_as(&self, token: &str, method: &str, target: &str, body: &Value) -> Response {
         let body = if body.is_null() { Vec::new() } else { serde_json::to_vec(body).unwrap() };
-        let mut request = Request::post(target, body).json().header("authorization", format!("Bearer {OPERATOR_TOKEN}"));
+        let mut request = Request::post(target, body).json().header("authorization", format!("Bearer {token}"));
         request.method = method.into();
         once(self.operator, &request).await.expect("the operator listener answers")
     }

@@ -1,0 +1,188 @@
+//! An org is made unreadable for ever: nothing of it opens, nothing that was said is left in the store's files, the audit stays,
+//! and nobody else notices.
+
+use std::process::Command;
+
+use byoa_gateway::domain::installation::ProviderKind;
+use byoa_gateway::providers::{self, Sample};
+use serde_json::{Value, json};
+
+use super::support::fakes::FakeProvider;
+use super::support::gateway::{Kept, OPERATOR_TOKEN, PLAIN_OPERATOR_TOKEN, SINGLE_FACTOR_TOKEN, TestGateway};
+use super::support::raw::{Request, once};
+use super::support::sign;
+use super::support::world::{self, App};
+
+const NOW: i64 = 1_790_000_100;
+const ACME: &str = "agt_acme_3kd9slw02mfj47";
+const GLOBEX: &str = "agt_globex_3kd9slw02mfj47";
+const SLACK: ProviderKind = ProviderKind::Slack;
+
+struct Bed {
+    gateway: TestGateway,
+    _api: FakeProvider,
+    nonce: std::cell::Cell<u64>,
+}
+
+impl Bed {
+    /// Both orgs have heard and said things.
+    async fn start() -> Self {
+        let api = FakeProvider::start().await;
+        api.answers(200, json!({"ok": true, "ts": "1.2"}));
+        let base = api.api_base();
+        let gateway = TestGateway::start_with(NOW, |config| config.providers.slack.api_base = base).await;
+        let mut document = world::document(SLACK);
+        for installation in document["installations"].as_array_mut().unwrap() {
+            installation["credential"] = json!({"value": format!("xoxb-canary-{}", installation["id"].as_str().unwrap())});
+        }
+        gateway.applied(&document).await;
+        let bed = Self { gateway, _api: api, nonce: std::cell::Cell::new(1) };
+        for app in [world::acme(SLACK), world::platform(SLACK), world::globex(SLACK)] {
+            for _ in 0..3 {
+                assert_eq!(bed.hear(&app, &format!("heard-by-{}", app.org)).await, 200);
+            }
+        }
+        // Refused for good, with an excerpt of what it said.
+        let broken = br#"{"text": "heard-by-acme", "broken": "#.to_vec();
+        let app = world::acme(SLACK);
+        let signed = sign(SLACK, &broken, app.secret, bed.gateway.clock.now());
+        let request = Request::post(&app.path(), broken).header("content-type", "application/json").headers(signed);
+        assert_eq!(bed.gateway.send(&request).await.status, 200);
+        assert_eq!(bed.say(ACME, "slack-acme", "CACMEONLY").await, 200);
+        assert_eq!(bed.say(GLOBEX, "slack-globex", "CGLOBEXONLY").await, 200);
+        bed
+    }
+
+    async fn hear(&self, app: &App, text: &str) -> u16 {
+        let (account, now) = (app.external(), self.gateway.clock.now());
+        let nonce = self.nonce.replace(self.nonce.get() + 1);
+        let sample = Sample { kind: "message", account: &account, app_id: Some(app.app_id), conversation: "C0HELP", text, nonce, now };
+        let (body, media_type) = providers::of(app.provider).sample(&sample).unwrap();
+        let signed = sign(app.provider, &body, app.secret, now);
+        self.gateway.send(&Request::post(&app.path(), body).header("content-type", media_type).headers(signed)).await.status
+    }
+
+    async fn say(&self, token: &str, installation: &str, conversation: &str) -> u16 {
+        let nonce = self.nonce.replace(self.nonce.get() + 1);
+        let body = json!({"installation": installation, "conversation": conversation, "text": "hi"});
+        let request = Request::post("/v1/messages", body.to_string())
+            .json()
+            .header("authorization", format!("Bearer {token}"))
+            .header("idempotency-key", format!("key-{nonce}"));
+        once(self.gateway.public, &request).await.unwrap().status
+    }
+
+    async fn shred(&self, body: Value) -> Value {
+        let answer = self.gateway.operate("POST", "/v1/orgs/acme/shred", &body).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.json()
+    }
+
+    async fn globex_works(&self) {
+        assert_eq!(self.hear(&world::globex(SLACK), "heard-by-globex").await, 200);
+        assert_eq!(self.say(GLOBEX, "slack-globex", "CGLOBEXONLY").await, 200);
+    }
+}
+
+/// Whether a text is anywhere in the store's files.
+fn in_files(kept: &Kept, text: &str) -> bool {
+    let data = kept.folder().join("data");
+    let files = std::fs::read_dir(data).unwrap().map(|entry| entry.unwrap().path()).filter(|p| p.is_file());
+    files.into_iter().any(|file| {
+        let bytes = std::fs::read(file).unwrap();
+        bytes.windows(text.len()).any(|w| w == text.as_bytes())
+    })
+}
+
+const SAID: [&str; 2] = ["heard-by-acme", "CACMEONLY"];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shredded_org_is_gone_but_for_its_audit_and_nobody_else_notices() {
+    let bed = Bed::start().await;
+    let kept = &bed.gateway.kept;
+    let key = kept.rows("SELECT hex(sealed) AS sealed FROM secrets WHERE kind = 'keys' AND owner = 'acme'").await;
+    assert_eq!(key.len(), 1);
+    let audited = kept.rows("SELECT COUNT(*) AS n FROM audit WHERE org = 'acme'").await[0]["n"].as_i64().unwrap();
+    assert!(SAID.iter().all(|text| in_files(kept, text)));
+
+    let done = bed.shred(json!({"confirm": "acme"})).await;
+    let wanted = json!({"org": "acme", "dry_run": false, "finished": true, "secrets": 6, "events": 6, "deliveries": 6, "sessions": 2, "sends": 1, "decisions": done["decisions"], "refusals": 1});
+    assert_eq!(done, wanted);
+    assert!(done["decisions"].as_u64() > Some(6));
+    for text in SAID {
+        assert!(!in_files(kept, text), "{text} is left while the gateway runs");
+    }
+    // Its own app proves nothing, its agent is nobody, and the platform's app is refused for it.
+    assert_eq!((bed.hear(&world::acme(SLACK), "more").await, bed.say(ACME, "slack-acme", "C1").await), (503, 401));
+    assert_eq!(bed.hear(&world::platform(SLACK), "more").await, 200);
+    assert_eq!(kept.rows("SELECT COUNT(*) AS n FROM events WHERE org = 'acme'").await, [json!({"n": 0})]);
+    assert_eq!(bed.gateway.operate("GET", "/v1/orgs/acme", &Value::Null).await.json()["suspended"], true);
+    bed.globex_works().await;
+    let again = bed.shred(json!({"confirm": "acme"})).await;
+    assert_eq!((&again["secrets"], &again["events"], &again["finished"]), (&json!(0), &json!(0), &json!(true)));
+
+    let kept = bed.gateway.drain().await;
+    for text in SAID {
+        assert!(!in_files(&kept, text), "{text} is left");
+    }
+    assert!(in_files(&kept, "heard-by-globex"));
+    let left = kept.rows("SELECT kind, owner FROM secrets WHERE kind = 'keys' OR owner LIKE '%acme%' ORDER BY owner").await;
+    assert_eq!(left, [json!({"kind": "keys", "owner": "byoa"}), json!({"kind": "keys", "owner": "globex"})]);
+    let lines = kept
+        .rows("SELECT action, outcome, json_extract(detail_json, '$.events') AS events FROM audit WHERE action LIKE 'org.%' ORDER BY seq")
+        .await;
+    let line = |action: &str, events: i64| json!({"action": action, "outcome": "done", "events": events});
+    assert_eq!(lines, [line("org.shred.begin", 6), line("org.shred", 6), line("org.shred.begin", 0), line("org.shred", 0)]);
+    let now = kept.rows("SELECT COUNT(*) AS n FROM audit WHERE org = 'acme'").await[0]["n"].as_i64().unwrap();
+    assert!(now > audited, "the audit stays");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_destroyed_by_mistake() {
+    let bed = Bed::start().await;
+    let before = bed.gateway.kept.rows("SELECT * FROM secrets ORDER BY kind, owner, field, slot").await;
+    let counted = bed.shred(json!({"dry_run": true})).await;
+    assert_eq!((&counted["secrets"], &counted["events"], &counted["dry_run"]), (&json!(6), &json!(6), &json!(true)), "{counted}");
+    for (token, path, body, status, code) in [
+        (OPERATOR_TOKEN, "/v1/orgs/acme/shred", json!({}), 422, "admin.not_confirmed"),
+        (OPERATOR_TOKEN, "/v1/orgs/acme/shred", json!({"confirm": "globex"}), 422, "admin.not_confirmed"),
+        (OPERATOR_TOKEN, "/v1/orgs/acme/shred", json!({"confirm": true}), 422, "admin.resource_invalid"),
+        (OPERATOR_TOKEN, "/v1/orgs/nobody/shred", json!({"confirm": "nobody"}), 404, "admin.not_found"),
+        (SINGLE_FACTOR_TOKEN, "/v1/orgs/acme/shred", json!({"confirm": "acme"}), 403, "policy.no_permit"),
+        (PLAIN_OPERATOR_TOKEN, "/v1/orgs/acme/shred", json!({"confirm": "acme"}), 403, "policy.no_permit"),
+        (PLAIN_OPERATOR_TOKEN, "/v1/orgs/acme/shred", json!({"dry_run": true}), 403, "policy.no_permit"),
+    ] {
+        let answer = bed.gateway.operate_as(token, "POST", path, &body).await;
+        assert_eq!((answer.status, answer.json()["code"].as_str()), (status, Some(code)), "{body}: {}", answer.text());
+    }
+    assert_eq!(bed.gateway.kept.rows("SELECT * FROM secrets ORDER BY kind, owner, field, slot").await, before);
+    assert_eq!((bed.hear(&world::acme(SLACK), "more").await, bed.say(ACME, "slack-acme", "C1").await), (200, 200));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_cut_off_goes_on_and_the_org_can_begin_anew() {
+    let bed = Bed::start().await;
+    let first = bed.shred(json!({"confirm": "acme", "rows_max": 2})).await;
+    assert_eq!((&first["finished"], &first["secrets"], &first["deliveries"]), (&json!(false), &json!(6), &json!(2)), "{first}");
+    assert_eq!(bed.hear(&world::acme(SLACK), "more").await, 503, "the key goes first");
+    let operator = format!("http://{}", bed.gateway.operator);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_byoa"));
+    command.current_dir(bed.gateway.kept.folder()).args(["keys", "shred", "acme", "--confirm", "acme", "--server", &operator]);
+    command.env("BYOA_OPERATOR_TOKEN", OPERATOR_TOKEN);
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && said.contains("6 events, 4 deliveries") && said.contains("destroyed"), "{said}");
+    bed.globex_works().await;
+    // A tenant that comes back brings new secrets, under a new key.
+    let mut document = world::document(SLACK);
+    document["orgs"] = json!([{"id": "acme", "suspended": false}]);
+    bed.gateway.applied(&document).await;
+    assert_eq!(bed.hear(&world::acme(SLACK), "heard again").await, 200);
+    let keys = bed.gateway.operate("GET", "/v1/keys", &Value::Null).await.json();
+    assert_eq!(keys["org_keys"], 2);
+    // And the open deliveries of the neighbour are still those that were.
+    let open = bed.gateway.operate("GET", "/v1/deliveries?org=globex&state=pending", &Value::Null).await.json();
+    assert_eq!(open["items"].as_array().map(Vec::len), Some(4));
+    let depth = bed.gateway.metrics().await["byoa_queue_depth"];
+    assert_eq!(depth, 5.0, "four of globex's, one of acme's");
+}
