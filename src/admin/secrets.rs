@@ -125,7 +125,7 @@ impl Admin {
         line.org = org;
         line.detail = Some(json!({"overlap_s": overlap_ms / 1000, "until": (overlap_ms > 0).then_some(until)}).to_string());
         self.store.apply(changes, vec![line], now).await?;
-        self.shown(id)
+        self.shown_profile(id)
     }
 
     /// Drops the previous signing secret: it verifies nothing from the next request on.
@@ -145,7 +145,7 @@ impl Admin {
         let mut line = asking.line(&self.clock, "secret.revoke", target, Some(&decision));
         line.org = directory.org_of(KIND, id);
         self.store.apply(vec![found.drop_previous()], vec![line], now).await?;
-        self.shown(id)
+        self.shown_profile(id)
     }
 
     /// The question names the profile, so one that is not there cannot be asked about; whether the operator may look at all
@@ -169,7 +169,7 @@ impl Admin {
         self.authorize(asking, ask(asking.facts(), holder), action, &format!("{KIND}/{id}")).await
     }
 
-    fn shown(&self, id: &str) -> Result<Json, AdminError> {
+    fn shown_profile(&self, id: &str) -> Result<Json, AdminError> {
         resource(&self.store.directory(), KIND, id)
             .ok_or_else(|| AdminError::new(ReasonCode::AdminNotFound, format!("there is no profile `{id}`")))
     }

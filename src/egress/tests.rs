@@ -22,13 +22,14 @@ async fn egress(folder: &std::path::Path) -> Egress {
     let url = format!("sqlite:{}", folder.join("byoa.db").display());
     Egress {
         store: Store::open(&url, &Limits::default(), &RolloutSection::default(), &clock).await.unwrap(),
-        vault: Vault::new(KeyRing::new(vec![key]).unwrap()),
+        vault: Vault::new(KeyRing::new(vec![key]).unwrap(), crate::crypto::MacKey::new(b"lookup").unwrap()),
         metrics: Arc::new(Metrics::new(law.version())),
         engine: Engine::new(law),
         clock,
         transport: Transport::providers().unwrap(),
         providers: ProvidersSection::default(),
         limits: Limits::default(),
+        used: Arc::default(),
     }
 }
 
