@@ -130,7 +130,7 @@ async fn each_state_of_the_own_credential_has_its_answer() {
         ("revoked", (403, "credentials.revoked"), Some("credentials.revoked")),
         ("degraded", (502, "egress.credential_invalid"), Some("egress.credential_invalid")),
         ("suspended", (403, "installation.inactive"), None),
-        ("damaged", (503, "credentials.unavailable"), None),
+        ("damaged", (503, "vault.secret_context"), None),
     ] {
         let bench = Bench::start(ProviderKind::Slack, |document| {
             let own = document["installations"][1].clone();
