@@ -1,5 +1,6 @@
 //! Bytes and headers as they travel: nothing here is parsed further than its own form, nothing is believed. Floor 1.
 
+pub mod form;
 pub mod json;
 pub mod problem;
 pub mod waiting;
