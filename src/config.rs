@@ -281,6 +281,8 @@ pub struct Limits {
     pub api_body_bytes_max: usize,
     /// Answer of a provider, in bytes.
     pub provider_answer_bytes_max: usize,
+    /// Body of a call of a provider's SDK, and of its answer, in bytes: files go through.
+    pub sdk_body_bytes_max: usize,
     /// One call to a provider, in milliseconds.
     pub provider_timeout_ms: u64,
     /// A file that is fetched for an agent, in bytes.
@@ -314,6 +316,7 @@ impl Default for Limits {
             batch_max: 512,
             api_body_bytes_max: 1024 * 1024,
             provider_answer_bytes_max: 1024 * 1024,
+            sdk_body_bytes_max: 50 * 1024 * 1024,
             provider_timeout_ms: 20_000,
             media_bytes_max: 100 * 1024 * 1024,
             media_timeout_ms: 300_000,

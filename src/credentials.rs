@@ -10,7 +10,7 @@ use crate::domain::installation::{Binding, Installation, InstallationStatus, Mod
 use crate::domain::reason::{ReasonCode, Stop};
 use crate::domain::record::Decision;
 use crate::domain::secret::Secret;
-use crate::policy::action::{Action, CredentialFacts, SendMessage, UseCredential, UseFallback};
+use crate::policy::action::{Action, CallProviderMethod, CredentialFacts, SendMessage, UseCredential, UseFallback};
 use crate::policy::{Permit, Snapshot, facts};
 use crate::store::directory::{Directory, Kept};
 use crate::vault::{OpenGrant, Vault, field};
@@ -131,6 +131,14 @@ pub fn select_instead(policy: &Snapshot, directory: &Directory, wanted: &SendMes
         _ => Err(ReasonCode::InstallationInactive.into()),
     };
     Selection { decisions: asking.decisions, outcome }
+}
+
+/// Selects for a permitted call of a method. Through another app it would be a call in another account, hence no fallback.
+pub fn called(policy: &Snapshot, directory: &Directory, permitted: &Permit<CallProviderMethod>, now: Timestamp) -> Selection {
+    match directory.installations.get(&permitted.ask().installation.id) {
+        Some(installation) => own(policy, directory, installation, now),
+        None => Selection { decisions: Vec::new(), outcome: Err(ReasonCode::CredentialsAbsent.into()) },
+    }
 }
 
 /// Selects an installation's own credential for what is no send, as for fetching a file that came through it. There is no

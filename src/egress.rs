@@ -7,6 +7,7 @@ mod call;
 pub mod limits;
 mod media;
 mod reply;
+mod sdk;
 
 use std::sync::Arc;
 
@@ -35,6 +36,7 @@ use crate::vault::Vault;
 use crate::wire::problem::problem;
 use call::Call;
 pub use media::Media;
+pub use sdk::{SdkAnswer, SdkCall};
 
 /// Everything the pipeline needs. Cheap to clone.
 #[derive(Clone)]
@@ -143,6 +145,18 @@ impl Trail {
 
 /// What the rollout says of an org.
 type Entered = Result<Option<Arc<Decision>>, Denied>;
+
+/// How a send or a call ended, as it is written down.
+struct Ending {
+    action: &'static str,
+    state: &'static str,
+    status: u16,
+    answer: Json,
+    code: Option<ReasonCode>,
+    provider_message_id: Option<String>,
+    /// The provider's method, where the agent named it itself.
+    method: Option<String>,
+}
 
 struct Receipt {
     provider_message_id: String,
@@ -274,7 +288,7 @@ impl Egress {
         let conversation = body
             .conversation
             .or(home)
-            .filter(|c| !c.is_empty() && c.len() <= 512 && !c.chars().any(char::is_control))
+            .filter(|c| is_conversation(c))
             .ok_or_else(|| Ended::new(ReasonCode::EgressMessageInvalid, "name the conversation"))?;
         trail.conversation = Some(conversation.clone());
         if !directory.serves(&installation.item, &conversation) {
@@ -337,7 +351,11 @@ impl Egress {
 
     async fn leave(&self, directory: &Directory, lease: &CredentialLease, message: &OutboundMessage) -> Result<Receipt, Ended> {
         let provider = providers::of(lease.installation().provider);
-        let call = Call { method: provider.send_method(), conversation: Some(&message.conversation) };
+        let call = Call {
+            method: provider.send_method(),
+            conversation: Some(&message.conversation),
+            answer_bytes_max: self.limits.provider_answer_bytes_max,
+        };
         let response = self
             .call(directory, lease, &call, |installation, token, api_base| provider.render(message, &installation.account, token, api_base))
             .await?;
@@ -352,16 +370,13 @@ impl Egress {
         trail: Trail,
         result: Result<Receipt, Ended>,
     ) -> SendAnswer {
-        let installation = trail.sends();
-        let own = trail.installation.as_ref().map(|i| &i.item.id).filter(|_| trail.instead.is_some());
-        let fallback_reason = trail.instead.as_ref().map(|(_, reason)| *reason);
-        let owner = trail.credential.as_ref().map_or("none", |(_, owner)| owner);
         let (state, answer, code) = match &result {
             Ok(receipt) => {
+                let fallback_reason = trail.instead.as_ref().map(|(_, reason)| *reason);
                 let body = json!({
                     "id": id,
                     "status": "sent",
-                    "installation": installation.map(|i| &i.id),
+                    "installation": trail.sends().map(|i| &i.id),
                     "credential": trail.credential.as_ref().map(|(id, owner)| json!({"id": id, "owner": owner})),
                     "fallback": fallback_reason.is_some(),
                     "fallback_reason": fallback_reason,
@@ -382,10 +397,30 @@ impl Egress {
                 (state, refused(ended, request), Some(code))
             }
         };
+        let ending = Ending {
+            action: "message.send",
+            state,
+            status: answer.status,
+            answer: answer.body.clone(),
+            code,
+            provider_message_id: result.ok().map(|r| r.provider_message_id),
+            method: None,
+        };
+        let body = self.keep(id, principal, request, trail, ending).await.unwrap_or(answer.body);
+        SendAnswer { body, ..answer }
+    }
+
+    /// Counts, logs and writes down how a send or a call ended. The answer comes back with its decision's id, unless it
+    /// could not be written.
+    async fn keep(&self, id: MessageId, principal: &AgentPrincipal, request: &RequestId, trail: Trail, ending: Ending) -> Option<Json> {
+        let Ending { action, state, status, answer, code, provider_message_id, method } = ending;
+        let installation = trail.sends();
+        let own = trail.installation.as_ref().map(|i| &i.item.id).filter(|_| trail.instead.is_some());
+        let fallback_reason = trail.instead.as_ref().map(|(_, reason)| *reason);
+        let owner = trail.credential.as_ref().map_or("none", |(_, owner)| owner);
         if let Some(installation) = installation {
-            let outcome = if result.is_ok() { "sent" } else { state };
-            self.metrics.send(installation.provider, owner, outcome, code);
-            if result.is_ok() && trail.legacy.is_some() {
+            self.metrics.send(installation.provider, owner, state, code);
+            if code.is_none() && trail.legacy.is_some() {
                 self.metrics.legacy_used(installation.provider);
             }
         }
@@ -402,13 +437,16 @@ impl Egress {
         if let (Some(binding), Some(detail)) = (&trail.legacy, detail.as_object_mut()) {
             detail.insert("legacy".into(), json!(binding));
         }
+        if let (Some(method), Some(fields)) = (&method, detail.as_object_mut()) {
+            fields.insert("method".into(), method.as_str().into());
+        }
         let audit = AuditRecord {
             at: self.clock.now(),
             actor: format!("agent:{}", principal.agent().id),
-            action: "message.send",
+            action,
             target: id.to_string(),
             org: installation.map(|i| i.org.clone()).or_else(|| principal.agent().org.clone()),
-            outcome: if result.is_ok() { "done" } else { "refused" },
+            outcome: if code.is_none() { "done" } else { "refused" },
             code,
             decision: trail.decisions.last().cloned(),
             request: Some(request.clone()),
@@ -417,34 +455,35 @@ impl Egress {
         if let Some(named) = &trail.trespass {
             tracing::error!(request = %request, agent = %principal.agent().id, named, "an agent names what is another tenant's");
         }
-        tracing::info!(request = %request, message = %id, agent = %principal.agent().id, state, reason = code.map_or("", ReasonCode::as_str), "send");
+        let reason = code.map_or("", ReasonCode::as_str);
+        tracing::info!(request = %request, message = %id, agent = %principal.agent().id, state, reason, method, "send");
         let finished = FinishedSend {
             id,
             state,
-            status: answer.status,
-            answer: answer.body.clone(),
+            status,
+            answer,
             org: installation.map(|i| i.org.clone()),
             installation: installation.map(|i| i.id.clone()),
             session: trail.session.map(|s| s.to_string()),
-            legacy: trail.legacy.filter(|_| result.is_ok()),
+            legacy: trail.legacy.filter(|_| code.is_none()),
             conversation: trail.conversation,
             credential: trail.credential.as_ref().map(|(id, _)| id.clone()),
             owner: trail.credential.as_ref().map(|(_, owner)| *owner),
             fallback: fallback_reason.is_some(),
-            provider_message_id: result.as_ref().ok().map(|r| r.provider_message_id.clone()),
+            provider_message_id,
             code,
             decisions: trail.decisions,
             audit,
         };
-        match self.store.finish_send(finished).await {
-            Ok(body) => SendAnswer { body, ..answer },
-            Err(error) => {
-                // The message is out (or was refused); only its record is missing. The caller must hear the truth.
-                tracing::error!(request = %request, error = %error, "a send could not be recorded");
-                answer
-            }
-        }
+        // The message is out (or was refused); where only its record is missing, the caller must still hear the truth.
+        let kept = self.store.finish_send(finished).await;
+        kept.inspect_err(|error| tracing::error!(request = %request, error = %error, "a send could not be recorded")).ok()
     }
+}
+
+/// Whether a text can name a conversation.
+fn is_conversation(text: &str) -> bool {
+    !text.is_empty() && text.len() <= 512 && !text.chars().any(char::is_control)
 }
 
 /// Whether an installation is one that an agent may know of: its org's, or one that a binding ties it to.

@@ -9,6 +9,7 @@ mod messages;
 mod replies;
 mod respond;
 mod rollout;
+mod sdk;
 mod webhooks;
 
 use std::sync::Arc;
@@ -62,6 +63,7 @@ pub fn public(rooms: &Arc<Rooms>) -> Router {
         .route("/v1/messages", post(messages::send))
         .route("/v1/media/{ticket}", get(media::fetch))
         .route("/sdk/slack/respond/{ticket}", post(replies::reply))
+        .route("/sdk/{provider}/{*call}", any(sdk::call))
         .fallback(respond::not_found);
     for (path, profile) in &rooms.config.ingress.aliases {
         let profile = profile.clone();

@@ -3,6 +3,7 @@
 //! Owns header names, windows, signatures, body shapes, rendering and receipts. Never waits, never does I/O, never
 //! decides: bytes in, values out. Floor 2.
 
+pub mod sdk;
 pub mod slack;
 pub mod telegram;
 pub mod whatsapp;

@@ -13,7 +13,7 @@ use crate::domain::reason::{ReasonCode, Refusal};
 use crate::domain::record::Decision;
 use crate::domain::route::Route;
 use crate::domain::session::SessionKey;
-use crate::policy::action::{AgentFacts, Freshness, RouteMessage, SendMessage, UseLegacyRoute};
+use crate::policy::action::{AgentFacts, CallProviderMethod, Freshness, RouteMessage, SendMessage, UseLegacyRoute};
 use crate::policy::{Denied, Permit, Snapshot, facts};
 use crate::store::SessionView;
 use crate::store::directory::{Directory, Kept};
@@ -316,6 +316,26 @@ pub fn speaking(
         bound: tie.route().is_some(),
         reply,
     }
+}
+
+/// Asks whether an agent may call a method of the provider through an installation, tied to it as `tie` says.
+///
+/// # Errors
+/// [`Denied`]
+pub fn method(
+    policy: &Snapshot,
+    directory: &Directory,
+    principal: &AgentPrincipal,
+    installation: &Arc<Kept<Installation>>,
+    method: &str,
+    tie: &Tie,
+) -> Result<Permit<CallProviderMethod>, Denied> {
+    policy.decide(CallProviderMethod {
+        agent: facts::agent(directory, principal.agent()),
+        installation: facts::installation(directory, &installation.item),
+        method: method.to_owned(),
+        bound: tie.route().is_some(),
+    })
 }
 
 #[cfg(test)]

@@ -427,6 +427,20 @@ impl Store {
         read::is_anothers_session(&self.0.readers, scope, id).await
     }
 
+    /// The open session of an agent in a conversation.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn session_at(
+        &self,
+        scope: &impl AgentScope,
+        installation: &InstallationId,
+        conversation: &str,
+        thread: Option<&str>,
+    ) -> Result<Option<SessionId>, StoreError> {
+        read::session_at(&self.0.readers, scope, installation, conversation, thread).await
+    }
+
     /// Ends a session by an operator's word, with the audit line. The directory shows it when this returns.
     ///
     /// # Errors

@@ -117,6 +117,9 @@ reasons! {
 
     EgressMessageInvalid "egress.message_invalid" 422 false "The message lacks a destination or content, or has a field that is not the agent's to set.";
     EgressNotFound "egress.not_found" 404 false "No such session, installation or file for this agent.";
+    EgressInstallationAmbiguous "egress.installation_ambiguous" 400 false "The agent may use several installations of this provider and did not name one.";
+    EgressMethodUnknown "egress.method_unknown" 403 false "The gateway does not know the provider's call, so it does not make it.";
+    EgressMethodReserved "egress.method_reserved" 403 false "The call would take the channel from the gateway, or is the gateway's own.";
     EgressIdempotencyRequired "egress.idempotency_key_required" 400 false "The Idempotency-Key header is absent or unfit.";
     EgressIdempotencyConflict "egress.idempotency_conflict" 409 false "The Idempotency-Key was used for another body.";
     EgressInFlight "egress.in_flight" 409 true "The same message is being sent right now.";

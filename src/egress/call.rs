@@ -20,6 +20,8 @@ pub(super) struct Call<'a> {
     pub method: &'a str,
     /// Where it goes, where it goes somewhere.
     pub conversation: Option<&'a str>,
+    /// How much of the answer is read.
+    pub answer_bytes_max: usize,
 }
 
 impl Egress {
@@ -43,9 +45,10 @@ impl Egress {
             return Err(Ended { retry_after_s: Some(wait_s), ..Ended::new(ReasonCode::EgressRateLimited, detail) });
         }
         let api_base = self.providers.api_base(installation.provider);
-        let request = lease.with_token(&self.vault, directory, |token| render(installation, token, api_base))?;
-        let sent = self.transport.send(request, self.limits.provider_timeout_ms, self.limits.provider_answer_bytes_max).await;
-        let response = sent.map_err(|e| unsent(&e))?;
+        let (request, echo) =
+            lease.with_token(&self.vault, directory, |token| Ok((render(installation, token, api_base)?, Echo::of(token))))?;
+        let sent = self.transport.send(request, self.limits.provider_timeout_ms, call.answer_bytes_max).await;
+        let response = echo.withhold(sent.map_err(|e| unsent(&e))?);
         if (300..400).contains(&response.status) {
             let mut ended = Ended::new(ReasonCode::EgressProviderRedirect, "the provider's address answered with a redirect");
             ended.left = true;
@@ -106,6 +109,51 @@ impl Egress {
     }
 }
 
+/// The ways in which an answer could repeat the token that it was given.
+struct Echo(Vec<Secret>);
+
+/// What stands in its place.
+const WITHHELD: &[u8] = b"[withheld]";
+
+/// A shorter part of a token could be a word of the answer's own.
+const ECHO_CHARS_MIN: usize = 12;
+
+impl Echo {
+    fn of(token: &Secret) -> Self {
+        let text = token.expose();
+        let quoted: String = form_urlencoded::byte_serialize(text.as_bytes()).collect();
+        // Telegram's is the bot's public number, a colon, and what is secret.
+        let tail = text.rsplit_once(':').map(|(_, tail)| tail.to_owned());
+        let all = [Some(text.to_owned()), Some(quoted).filter(|q| q != text), tail.filter(|t| t.len() >= ECHO_CHARS_MIN)];
+        Self(all.into_iter().flatten().map(Secret::new).collect())
+    }
+
+    fn withhold(&self, mut response: WireResponse) -> WireResponse {
+        let said = |bytes: &[u8], word: &Secret| memchr::memmem::find(bytes, word.expose().as_bytes()).is_some();
+        for word in &self.0 {
+            if said(&response.body, word) {
+                response.body = replaced(&response.body, word.expose().as_bytes()).into();
+            }
+        }
+        if response.headers.values().any(|value| self.0.iter().any(|word| said(value.as_bytes(), word))) {
+            response.headers.clear();
+        }
+        response
+    }
+}
+
+fn replaced(bytes: &[u8], word: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut from = 0;
+    for at in memchr::memmem::find_iter(bytes, word) {
+        out.extend_from_slice(bytes.get(from..at).unwrap_or_default());
+        out.extend_from_slice(WITHHELD);
+        from = at + word.len();
+    }
+    out.extend_from_slice(bytes.get(from..).unwrap_or_default());
+    out
+}
+
 /// Why a request to a provider has no answer, and whether it left.
 pub(super) fn unsent(error: &TransportError) -> Ended {
     if error.may_have_left() {
@@ -118,4 +166,28 @@ pub(super) fn unsent(error: &TransportError) -> Ended {
         _ => "the provider did not take the connection in time".to_owned(),
     };
     Ended { retry_after_s: Some(5), ..Ended::new(ReasonCode::EgressProviderUnavailable, detail) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{HeaderMap, HeaderValue};
+
+    #[test]
+    fn an_answer_loses_every_way_of_repeating_the_token() {
+        let echo = Echo::of(&Secret::new("7001:AAcanary_token-12345".to_owned()));
+        let heard = |body: &str, header: &str| {
+            let headers = HeaderMap::from_iter([(http::header::CONTENT_TYPE, HeaderValue::from_str(header).unwrap())]);
+            let response = echo.withhold(WireResponse { status: 200, headers, body: body.to_owned().into() });
+            (String::from_utf8(response.body.to_vec()).unwrap(), response.headers.len())
+        };
+        assert_eq!(heard("nothing of it", "text/plain"), ("nothing of it".into(), 1));
+        assert_eq!(heard("7001:AAcanary_token-12345", "text/plain"), ("[withheld]".into(), 1));
+        assert_eq!(heard("a/bot7001%3AAAcanary_token-12345/b", "text/plain"), ("a/bot[withheld]/b".into(), 1));
+        assert_eq!(
+            heard("7001 AAcanary_token-12345 twice AAcanary_token-12345", "text/plain"),
+            ("7001 [withheld] twice [withheld]".into(), 1)
+        );
+        assert_eq!(heard("", "text/7001:AAcanary_token-12345"), (String::new(), 0), "a header that repeats it takes all with it");
+    }
 }

@@ -97,7 +97,8 @@ impl Egress {
         self.enter(entered, &tie, trail)?;
         let lease = self.selected(trail, credentials::own(&policy, directory, installation, self.clock.now()))?;
         let provider = providers::of(installation.item.provider);
-        let call = Call { method: provider.file_method(), conversation: None };
+        let answer_bytes_max = self.limits.provider_answer_bytes_max;
+        let call = Call { method: provider.file_method(), conversation: None, answer_bytes_max };
         let answer = self
             .call(directory, &lease, &call, |installation, token, api_base| {
                 provider.file_lookup(ticket.file(), &installation.account, token, api_base)
@@ -144,7 +145,7 @@ impl Egress {
 }
 
 /// Whether a credential may go to an address: the API's own, or `https` on one of the hosts, at the usual port.
-fn is_pinned<'h>(url: &str, mut hosts: impl Iterator<Item = &'h str>, api_base: &str) -> bool {
+pub(super) fn is_pinned<'h>(url: &str, mut hosts: impl Iterator<Item = &'h str>, api_base: &str) -> bool {
     let (Ok(url), Ok(base)) = (Url::parse(url), Url::parse(api_base)) else { return false };
     if !url.username().is_empty() || url.password().is_some() {
         return false;

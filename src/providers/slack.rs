@@ -3,6 +3,7 @@
 mod answer;
 mod body;
 mod replies;
+mod sdk;
 #[cfg(test)]
 mod tests;
 

@@ -1,6 +1,7 @@
 //! WhatsApp Cloud API: signed notification batches and Meta's GET handshake in, `/messages` out. Floor 2.
 
 mod body;
+mod sdk;
 #[cfg(test)]
 mod tests;
 

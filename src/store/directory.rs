@@ -103,6 +103,7 @@ pub struct Directory {
     pub(super) hearing: HashMap<(OrgId, ProviderKind), Vec<InstallationId>>,
     pub(super) disputed: HashSet<String>,
     pub(super) handed: HashMap<String, HandedOver>,
+    pub(super) installations_by_agent: HashMap<AgentId, Vec<InstallationId>>,
     pub(super) agents_by_token: HashMap<String, AgentId>,
 }
 
@@ -179,6 +180,18 @@ impl Directory {
         if chats.is_empty() { self.by_account(&installation.profile, &format!("chat:{chat}")).is_empty() } else { chats.contains(&chat) }
     }
 
+    /// The installations of a provider that enabled bindings connect an agent to, legacy ones where they can mean only one.
+    pub fn installations_for(&self, agent: &AgentId, provider: ProviderKind) -> Vec<&Arc<Kept<Installation>>> {
+        let ids = self.installations_by_agent.get(agent).map_or(&[][..], Vec::as_slice);
+        ids.iter().filter_map(|id| self.installations.get(id)).filter(|i| i.item.provider == provider).collect()
+    }
+
+    /// Whether other installations have a share of the same account.
+    pub fn is_shared(&self, installation: &Installation) -> bool {
+        let ExternalAccount::Telegram { .. } = &installation.account else { return false };
+        self.installations.values().any(|i| i.item.profile == installation.profile && i.item.id != installation.id)
+    }
+
     /// The agent with this token, by the token's keyed digest.
     pub fn agent_by_token(&self, fingerprint: &str) -> Option<&Arc<Kept<Agent>>> {
         self.agents.get(self.agents_by_token.get(fingerprint)?)
@@ -228,16 +241,29 @@ impl Directory {
             }
         }
         self.disputed = disputed(self.installations.values().map(|i| &i.item));
+        let mut connected = Vec::new();
         for binding in self.bindings.values() {
             match (&binding.item.installation, binding.item.select.provider) {
                 (Some(installation), _) => {
                     self.bindings_by_installation.entry(installation.clone()).or_default().push(binding.clone());
+                    connected.push((binding, installation.clone()));
                 }
                 (None, Some(provider)) => {
-                    self.legacy.entry((binding.item.org.clone(), provider)).or_default().push(binding.clone());
+                    let of = (binding.item.org.clone(), provider);
+                    // What it can mean is one installation, or it means none.
+                    if let Some([only]) = self.hearing.get(&of).map(Vec::as_slice) {
+                        connected.push((binding, only.clone()));
+                    }
+                    self.legacy.entry(of).or_default().push(binding.clone());
                 }
                 // Not to be had over the API; it names nothing, so it means nothing.
                 (None, None) => {}
+            }
+        }
+        for (binding, installation) in connected.into_iter().filter(|(binding, _)| binding.item.enabled) {
+            let installations = self.installations_by_agent.entry(binding.item.agent.clone()).or_default();
+            if !installations.contains(&installation) {
+                installations.push(installation);
             }
         }
         for agent in self.agents.values() {

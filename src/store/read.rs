@@ -211,6 +211,28 @@ pub(super) async fn is_anothers_session(pool: &SqlitePool, scope: &impl AgentSco
         .map_err(failed)
 }
 
+/// The open session of an agent in a conversation, the one of the same thread before others.
+pub(super) async fn session_at(
+    pool: &SqlitePool,
+    scope: &impl AgentScope,
+    installation: &InstallationId,
+    conversation: &str,
+    thread: Option<&str>,
+) -> Result<Option<SessionId>, StoreError> {
+    let id: Option<String> = sqlx::query_scalar(
+        "SELECT id FROM sessions WHERE status = 'active' AND conversation = $1 AND installation = $2 AND agent = $3 \
+         ORDER BY thread IS $4 DESC, last_ms DESC LIMIT 1",
+    )
+    .bind(conversation)
+    .bind(installation.as_str())
+    .bind(scope.agent().as_str())
+    .bind(thread)
+    .fetch_optional(pool)
+    .await
+    .map_err(failed)?;
+    id.map(|id| SessionId::parse(&id).ok_or_else(|| damaged("sessions", "id"))).transpose()
+}
+
 /// A dedupe row: key and installation.
 pub(super) type DedupeKey = (String, String);
 

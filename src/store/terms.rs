@@ -273,7 +273,7 @@ pub struct NewSend {
 pub struct FinishedSend {
     /// Its identifier.
     pub id: MessageId,
-    /// `sent`, `refused`, `failed`, `unknown`; `retry` forgets the key so that the caller may try again.
+    /// `sent`, `refused`, `failed`, `unknown`; `called` for a call that is no message, which has no row of its own; `retry` forgets the key so that the caller may try again.
     pub state: &'static str,
     /// The HTTP status the agent saw.
     pub status: u16,

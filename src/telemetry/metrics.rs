@@ -123,7 +123,7 @@ impl Metrics {
         registry.register("delivery_lag_seconds", "From accept to the agent's 2xx", metrics.delivery_lag.clone());
         registry.register("queue_depth", "Open deliveries", metrics.queue_depth.clone());
         registry.register("synchronous_answers", "Agents' answers that a provider waited for", metrics.answers.clone());
-        registry.register("sends", "Messages of agents by outcome", metrics.sends.clone());
+        registry.register("sends", "Messages and calls of agents by outcome", metrics.sends.clone());
         registry.register("policy_reloads", "Loads of the policy set by result", metrics.reloads.clone());
         registry.register("legacy_fallback", "Routes taken through a legacy binding", metrics.legacy.clone());
         registry.register("secret_previous_used", "Webhooks proved by a previous secret", metrics.previous_secret.clone());

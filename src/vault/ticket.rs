@@ -77,6 +77,27 @@ impl Vault {
     }
 }
 
+/// What an upload's ticket names in place of a file's id; no provider's id has a colon.
+const UPLOAD: &str = "upload:";
+
+/// An address for an upload is used at once.
+const UPLOAD_KEPT_MS: i64 = 3_600_000;
+
+impl Vault {
+    /// Writes a ticket for one upload to a provider's address. SDKs show no token there, so this one alone is the proof, and
+    /// it is good for nothing else.
+    pub fn write_upload_ticket(&self, installation: &InstallationId, agent: &AgentId, url: &str, now: Timestamp) -> String {
+        self.write_ticket(installation, agent, &format!("{UPLOAD}{url}"), now.plus_ms(UPLOAD_KEPT_MS))
+    }
+
+    /// Reads a ticket that [`Vault::write_upload_ticket`] wrote and that still counts: the ticket and the address.
+    pub fn read_upload_ticket(&self, text: &str, now: Timestamp) -> Option<(MediaTicket, String)> {
+        let ticket = self.read_ticket(text).filter(|ticket| now <= ticket.until)?;
+        let url = ticket.file.strip_prefix(UPLOAD)?.to_owned();
+        Some((ticket, url))
+    }
+}
+
 /// Writes the addresses that agents fetch files at. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct MediaLinks {

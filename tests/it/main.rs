@@ -27,6 +27,7 @@ mod rollout;
 mod rotation;
 mod routes;
 mod sdk;
+mod sdk_paths;
 mod sessions;
 mod shred;
 mod support;

@@ -1,0 +1,318 @@
+//! A call of an official SDK: picked apart, judged, built anew and answered like a message, by the same way and with the same
+//! records. Part of `egress`, floor 7.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Method, header};
+use serde_json::{Value as Json, json};
+
+use super::call::Call;
+use super::media::is_pinned;
+use super::{Egress, Ended, Ending, Trail, is_conversation, is_theirs};
+use crate::authn::principal::AgentPrincipal;
+use crate::credentials;
+use crate::crypto::{random, sha256};
+use crate::domain::ids::{InstallationId, MessageId, RequestId};
+use crate::domain::installation::{Agent, Installation, ProviderKind};
+use crate::domain::message::SendReceipt;
+use crate::domain::reason::{Failure, ReasonCode, Stop};
+use crate::providers::sdk::{self, Asked, Kind, Place, Refused, Sdk, Told};
+use crate::store::NewSend;
+use crate::store::directory::{Directory, Kept};
+use crate::vault::ticket::MediaLinks;
+use crate::wire::WireResponse;
+use crate::wire::form::Arguments;
+use crate::{providers, routing};
+
+/// What an SDK asks for, its token proved and taken out.
+#[derive(Debug)]
+pub struct SdkCall {
+    /// Whose SDK.
+    pub provider: ProviderKind,
+    /// The HTTP method.
+    pub http: Method,
+    /// What is called.
+    pub path: Vec<String>,
+    /// With what.
+    pub arguments: Arguments,
+    /// The installation, where the agent names one.
+    pub named: Option<String>,
+    /// Where the gateway is, as the agent reaches it.
+    pub gateway: String,
+    /// The provider's address for an upload, from a ticket that the gateway wrote.
+    pub upload: Option<String>,
+}
+
+/// What the SDK hears.
+#[derive(Clone, Debug)]
+pub struct SdkAnswer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The media type of the body, where it has one.
+    pub media_type: Option<String>,
+    /// `Retry-After`, where there is one.
+    pub retry_after_s: Option<u64>,
+    /// The body.
+    pub body: Bytes,
+}
+
+impl SdkAnswer {
+    fn json(status: u16, body: &Json, retry_after_s: Option<u64>) -> Self {
+        Self { status, media_type: Some("application/json; charset=utf-8".into()), retry_after_s, body: body.to_string().into() }
+    }
+
+    /// A refusal in the shape that the provider's SDK raises as its own error.
+    pub fn refusal(provider: ProviderKind, code: ReasonCode, detail: &str, retry_after_s: Option<u64>, request: &RequestId) -> Self {
+        let (status, body) = sdk::of(provider).refusal(&Refused { code, detail, retry_after_s, request });
+        Self::json(status, &body, retry_after_s)
+    }
+}
+
+/// What is known of a call whichever way it ends.
+#[derive(Default)]
+struct Noted {
+    method: Option<String>,
+    /// It stands among what agents sent.
+    begun: bool,
+    /// It is with the provider.
+    relayed: bool,
+}
+
+/// A call that has an answer.
+struct Answered {
+    answer: SdkAnswer,
+    /// What the answer means; a message's id where it was one.
+    outcome: Result<String, ReasonCode>,
+}
+
+impl Egress {
+    /// Makes one call. Runs to its end even when the caller hangs up: what left is recorded.
+    pub async fn sdk(&self, principal: AgentPrincipal, call: SdkCall, request: RequestId) -> SdkAnswer {
+        let (provider, id) = (call.provider, MessageId::fresh(self.clock.now()));
+        let (this, who, message, asked) = (self.clone(), principal.clone(), id.clone(), request.clone());
+        let made = tokio::spawn(async move {
+            let (mut trail, mut noted) = (Trail::default(), Noted::default());
+            let result = this.make(&message, &who, call, &mut trail, &mut noted).await;
+            this.end(message, &who, provider, &asked, (trail, noted), result).await
+        });
+        match made.await {
+            Ok(answer) => answer,
+            Err(_) => {
+                let broken =
+                    Ended { left: true, ..Ended::new(ReasonCode::EgressOutcomeUnknown, "the call broke; look before you make it again") };
+                self.end(id, &principal, provider, &request, Default::default(), Err(broken)).await
+            }
+        }
+    }
+
+    async fn end(
+        &self,
+        id: MessageId,
+        principal: &AgentPrincipal,
+        provider: ProviderKind,
+        request: &RequestId,
+        (trail, mut noted): (Trail, Noted),
+        result: Result<Answered, Ended>,
+    ) -> SdkAnswer {
+        let (answer, code, message) = match result {
+            Ok(Answered { answer, outcome: Ok(message) }) => (answer, None, Some(message).filter(|m| !m.is_empty())),
+            Ok(Answered { answer, outcome: Err(code) }) => (answer, Some(code), None),
+            Err(ended) => {
+                if let Stop::Failed(failure) = &ended.stop {
+                    tracing::error!(request = %request, reason = %failure.code, detail = %failure.detail, "a call failed");
+                }
+                let code = ended.stop.code();
+                noted.relayed |= ended.left;
+                (SdkAnswer::refusal(provider, code, &ended.detail, ended.retry_after_s, request), Some(code), None)
+            }
+        };
+        let state = match code {
+            None if noted.begun => "sent",
+            None => "called",
+            Some(ReasonCode::EgressOutcomeUnknown) => "unknown",
+            Some(_) if noted.relayed => "failed",
+            Some(_) => "refused",
+        };
+        let ending = Ending {
+            action: "provider.call",
+            state,
+            status: answer.status,
+            answer: json!({"method": noted.method, "status": answer.status}),
+            code,
+            provider_message_id: message,
+            method: noted.method,
+        };
+        self.keep(id, principal, request, trail, ending).await;
+        answer
+    }
+
+    async fn make(
+        &self,
+        id: &MessageId,
+        principal: &AgentPrincipal,
+        call: SdkCall,
+        trail: &mut Trail,
+        noted: &mut Noted,
+    ) -> Result<Answered, Ended> {
+        let sdk = sdk::of(call.provider);
+        let directory = self.store.directory();
+        let installation = pick(&directory, principal.agent(), &call, trail)?;
+        trail.installation = Some(installation.clone());
+        let asked = Asked {
+            http: &call.http,
+            path: &call.path,
+            arguments: &call.arguments,
+            gateway: &call.gateway,
+            upload: call.upload.as_deref(),
+        };
+        let told = sdk.tell(&asked, &installation.item.account).map_err(|untold| Ended::new(untold.code, untold.detail))?;
+        noted.method = Some(told.method.clone());
+        if let Kind::Own(status, body) = &told.kind {
+            let outcome = if *status < 400 { Ok(String::new()) } else { Err(ReasonCode::EgressMethodReserved) };
+            return Ok(Answered { answer: SdkAnswer::json(*status, body, None), outcome });
+        }
+        let place = placed(&directory, &installation.item, &told, trail)?;
+        let policy = self.engine.pin();
+        let mut within = None;
+        if let Some((conversation, thread)) = place {
+            trail.conversation = Some(conversation.to_owned());
+            trail.session = self.store.session_at(principal, &installation.item.id, conversation, thread).await.map_err(broken)?;
+            if let Some(session) = &trail.session {
+                within = self.store.session_of(principal, session).await.map_err(broken)?;
+            }
+            let digest = hex::encode(sha256(call.arguments.write("").map_err(Stop::from)?.body.as_ref()));
+            // No key of the caller's: the SDK that calls twice says it twice.
+            let send = NewSend { id: id.clone(), key: id.to_string(), digest, at: self.clock.now() };
+            self.store.begin_send(principal, send).await.map_err(broken)?;
+            noted.begun = true;
+        }
+        let (entered, tie) = self.tied(&policy, &directory, principal, &installation.item, within.as_ref(), trail);
+        if let Some((conversation, _)) = place {
+            let reply = within.is_some();
+            let spoken = routing::outbound(&policy, &directory, principal, &installation, conversation, reply, &tie);
+            self.asked(trail, spoken, |d| d.decision())?;
+        }
+        self.enter(entered, &tie, trail)?;
+        let called = routing::method(&policy, &directory, principal, &installation, &told.method, &tie);
+        let permit = self.asked(trail, called, |p| p.decision())?;
+        trail.legacy = tie.legacy().cloned();
+        // Never through the platform's app: its conversations are others, and the SDK would not know.
+        let lease = self.selected(trail, credentials::called(&policy, &directory, &permit, self.clock.now()))?;
+        let boundary = hex::encode(random::<24>().map_err(|e| Stop::from(Failure::new(ReasonCode::IngressInternal, e.to_string())))?);
+        let written = call.arguments.write(&boundary).map_err(Stop::from)?;
+        let line = Call {
+            method: &told.method,
+            conversation: place.map(|(conversation, _)| conversation),
+            answer_bytes_max: self.limits.sdk_body_bytes_max,
+        };
+        let response = self
+            .call(&directory, &lease, &line, |installation, token, api_base| {
+                sdk.rebuild(&asked, &installation.account, &written, token, api_base)
+            })
+            .await?;
+        noted.relayed = true;
+        let outcome = match self.heed(&lease, &line, receipt(sdk, call.provider, &told.kind, &response)).await {
+            Ok(receipt) => Ok(receipt.provider_message_id),
+            // That the token is dead is between the provider and an operator: the agent's is alive.
+            Err(ended) if ended.stop.code() == ReasonCode::EgressCredentialInvalid => return Err(ended),
+            Err(ended) => Err(ended.stop.code()),
+        };
+        let mut answer = relayed(&response)?;
+        if (200..300).contains(&answer.status) && told.kind != Kind::File {
+            let link = |place: Place<'_>| self.link(principal, &installation.item, &call.gateway, place);
+            let relinked = sdk.relink(&told, &answer.body, &link).map_err(|code| Ended { left: true, ..Ended::from(code) })?;
+            answer.body = relinked.map_or(answer.body, Bytes::from);
+        }
+        Ok(Answered { answer, outcome })
+    }
+
+    /// An address of the gateway's, for this agent alone.
+    fn link(&self, principal: &AgentPrincipal, installation: &Installation, gateway: &str, place: Place<'_>) -> Option<String> {
+        let (agent, now) = (&principal.agent().id, self.clock.now());
+        match place {
+            Place::File(id) => {
+                Some(MediaLinks::new(self.vault.clone(), Some(gateway), self.limits.media_url_hours).link(&installation.id, agent, id, now))
+            }
+            Place::Upload(url) => {
+                let at = self.providers.of(installation.provider);
+                let hosts =
+                    providers::of(installation.provider).file_hosts().iter().copied().chain(at.file_hosts.iter().map(String::as_str));
+                is_pinned(url, hosts, &at.api_base).then(|| {
+                    let ticket = self.vault.write_upload_ticket(&installation.id, agent, url, now);
+                    format!("{gateway}/sdk/{}/upload/{ticket}", installation.provider)
+                })
+            }
+        }
+    }
+}
+
+/// The installation that the agent names, or the only one it is bound to. What is not the agent's is not found, exactly like
+/// what does not exist.
+fn pick(directory: &Directory, agent: &Agent, call: &SdkCall, trail: &mut Trail) -> Result<Arc<Kept<Installation>>, Ended> {
+    let provider = call.provider;
+    let Some(named) = &call.named else {
+        return match directory.installations_for(&agent.id, provider).as_slice() {
+            [only] => Ok((*only).clone()),
+            [] => Err(Ended::new(ReasonCode::EgressNotFound, "no installation of this provider is bound to this agent")),
+            _ => Err(Ended::new(ReasonCode::EgressInstallationAmbiguous, "name the installation in a `byoa-installation` header or query")),
+        };
+    };
+    let not_found = || Ended::new(ReasonCode::EgressNotFound, "no such installation for this agent");
+    let found = InstallationId::parse(named).ok().and_then(|id| directory.installations.get(&id)).ok_or_else(not_found)?;
+    if !is_theirs(directory, agent, &found.item) {
+        trail.trespass = Some(format!("installations/{named}"));
+        return Err(not_found());
+    }
+    if found.item.provider == provider { Ok(found.clone()) } else { Err(not_found()) }
+}
+
+/// Where a call speaks, once every conversation it names is the installation's own.
+fn placed<'t>(
+    directory: &Directory,
+    installation: &Installation,
+    told: &'t Told,
+    trail: &mut Trail,
+) -> Result<Option<(&'t str, Option<&'t str>)>, Ended> {
+    let place = match &told.kind {
+        Kind::Message { conversation, thread } => Some((conversation.as_str(), thread.as_deref())),
+        Kind::Account if directory.is_shared(installation) => {
+            return Err(Ended::new(ReasonCode::EgressMethodReserved, "the account is shared with other installations"));
+        }
+        _ => None,
+    };
+    for named in told.touches.iter().map(String::as_str).chain(place.map(|(conversation, _)| conversation)) {
+        if !is_conversation(named) {
+            return Err(Ended::new(ReasonCode::EgressMessageInvalid, "a conversation's name is too long, or holds control characters"));
+        }
+        if !directory.serves(installation, named) {
+            trail.trespass = Some(format!("conversations/{named}"));
+            return Err(Ended::new(ReasonCode::EgressNotFound, "no such conversation for this agent"));
+        }
+    }
+    Ok(place)
+}
+
+/// What an answer says of the message, of the credential and of limits.
+fn receipt(sdk: &dyn Sdk, provider: ProviderKind, kind: &Kind, response: &WireResponse) -> SendReceipt {
+    match kind {
+        Kind::Message { .. } => providers::of(provider).read_receipt(response),
+        Kind::File if response.status == 200 => SendReceipt::Sent { provider_message_id: String::new() },
+        _ => sdk.receipt(response),
+    }
+}
+
+/// What is passed on of an answer: status, media type, how long to wait, and the body.
+fn relayed(response: &WireResponse) -> Result<SdkAnswer, Ended> {
+    // Nobody asked for a packed body, and in one nothing can be withheld.
+    if response.headers.contains_key(header::CONTENT_ENCODING) {
+        let detail = "the provider's answer is packed and cannot be passed on";
+        return Err(Ended { left: true, ..Ended::new(ReasonCode::EgressOutcomeUnknown, detail) });
+    }
+    let media_type = response.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).map(str::to_owned);
+    Ok(SdkAnswer { status: response.status, media_type, retry_after_s: response.retry_after_s(), body: response.body.clone() })
+}
+
+fn broken(error: crate::store::StoreError) -> Ended {
+    Stop::from(Failure::from(error)).into()
+}

@@ -1,0 +1,325 @@
+use serde_json::json;
+
+use super::*;
+use crate::domain::clock::Timestamp;
+use crate::providers::conformance::answer;
+use crate::wire::form::Body;
+
+const GATEWAY: &str = "https://gw.example";
+
+fn account(kind: ProviderKind) -> ExternalAccount {
+    match kind {
+        ProviderKind::Slack => ExternalAccount::Slack { team_id: Some("T1".into()), enterprise_id: None },
+        ProviderKind::Telegram => ExternalAccount::Telegram { bot_id: "7001".into(), chats: Vec::new() },
+        ProviderKind::WhatsApp => ExternalAccount::WhatsApp { waba_id: "1".into(), phone_number_id: "2".into() },
+    }
+}
+
+struct Line {
+    kind: ProviderKind,
+    http: Method,
+    path: Vec<String>,
+    arguments: Arguments,
+}
+
+impl Line {
+    fn asked(&self) -> Asked<'_> {
+        Asked { http: &self.http, path: &self.path, arguments: &self.arguments, gateway: GATEWAY, upload: None }
+    }
+
+    fn tell(&self) -> Result<Told, ReasonCode> {
+        of(self.kind).tell(&self.asked(), &account(self.kind)).map_err(|untold| untold.code)
+    }
+
+    fn url(&self, credential: &str, base: &str) -> String {
+        let written = self.arguments.write("B").unwrap();
+        let request = of(self.kind).rebuild(&self.asked(), &account(self.kind), &written, &Secret::new(credential.into()), base).unwrap();
+        request.url.expose().to_owned()
+    }
+}
+
+/// A call by the path below the provider's part, with a JSON body.
+fn line(kind: ProviderKind, http: Method, path: &str, body: Value) -> Line {
+    let path = of(kind).locate(path).unwrap_or_else(|| panic!("{path}")).path;
+    let body = match body {
+        Value::Object(fields) => Body::Json(fields),
+        _ => Body::Empty,
+    };
+    Line { kind, http, path: path.into_iter().map(str::to_owned).collect(), arguments: Arguments { query: Vec::new(), body } }
+}
+
+fn slack(method: &str, body: Value) -> Line {
+    line(ProviderKind::Slack, Method::POST, &format!("api/{method}"), body)
+}
+
+fn telegram(method: &str, body: Value) -> Line {
+    line(ProviderKind::Telegram, Method::POST, &format!("bot1:agent/{method}"), body)
+}
+
+fn whatsapp(http: Method, path: &str, body: Value) -> Line {
+    line(ProviderKind::WhatsApp, http, &format!("v25.0/{path}"), body)
+}
+
+/// `Message(C1, thread)`, `Plain` and so on.
+fn shown(line: &Line) -> String {
+    match line.tell() {
+        Ok(told) => match told.kind {
+            Kind::Message { conversation, thread } => format!("{} says in {conversation}/{}", told.method, thread.unwrap_or_default()),
+            Kind::Own(status, _) => format!("{} own {status}", told.method),
+            kind => format!("{} {kind:?}", told.method),
+        },
+        Err(code) => code.to_string(),
+    }
+}
+
+#[test]
+fn slack_s_methods_are_told_apart() {
+    for (method, body, wanted) in [
+        ("auth.test", json!({}), "auth.test Plain"),
+        ("conversations.list", json!({"cursor": "x"}), "conversations.list Plain"),
+        ("chat.postMessage", json!({"channel": "C1", "thread_ts": "1.2"}), "chat.postMessage says in C1/1.2"),
+        ("chat.update", json!({"channel": "C1", "ts": "1.2"}), "chat.update says in C1/"),
+        ("reactions.add", json!({"channel": "C1"}), "reactions.add says in C1/"),
+        ("assistant.threads.setStatus", json!({"channel_id": "C1"}), "assistant.threads.setStatus says in C1/"),
+        ("chat.postMessage", json!({"text": "x"}), "egress.message_invalid"),
+        ("chat.postMessage", json!({"channel": ["C1", "C2"]}), "egress.message_invalid"),
+        ("chat.postMessage", json!({"channel": "C1", "as_user": true}), "egress.message_invalid"),
+        ("chat.postMessage", json!({"channel": "C1", "team_id": "T2"}), "egress.message_invalid"),
+        ("chat.postMessage", json!({"channel": "C1", "team_id": "T1"}), "chat.postMessage says in C1/"),
+        ("files.getUploadURLExternal", json!({"filename": "a"}), "files.getUploadURLExternal Plain"),
+        ("files.completeUploadExternal", json!({"files": []}), "files.completeUploadExternal Plain"),
+        ("files.completeUploadExternal", json!({"channel_id": "C1"}), "files.completeUploadExternal says in C1/"),
+        ("files.completeUploadExternal", json!({"channels": "C1"}), "files.completeUploadExternal says in C1/"),
+        ("files.completeUploadExternal", json!({"channels": "C1,C2"}), "egress.message_invalid"),
+        ("files.completeUploadExternal", json!({"channels": "C1", "channel_id": "C2"}), "egress.message_invalid"),
+        ("auth.revoke", json!({}), "egress.method_reserved"),
+        ("oauth.v2.access", json!({}), "egress.method_reserved"),
+        ("apps.uninstall", json!({}), "egress.method_reserved"),
+        ("apps.manifest.update", json!({}), "egress.method_reserved"),
+        ("apps.connections.open", json!({}), "egress.method_reserved"),
+        ("apps.event.authorizations.list", json!({}), "egress.method_reserved"),
+        ("tooling.tokens.rotate", json!({}), "egress.method_reserved"),
+        ("admin.users.remove", json!({}), "egress.method_reserved"),
+        ("rtm.connect", json!({}), "egress.method_reserved"),
+        ("chat.postmessage", json!({"channel": "C1"}), "egress.method_unknown"),
+        ("Chat.postMessage", json!({"channel": "C1"}), "egress.method_unknown"),
+    ] {
+        assert_eq!(shown(&slack(method, body.clone())), wanted, "{method} {body}");
+    }
+    assert_eq!(line(ProviderKind::Slack, Method::DELETE, "api/auth.test", json!({})).tell(), Err(ReasonCode::EgressMessageInvalid));
+}
+
+#[test]
+fn telegram_s_methods_are_told_apart() {
+    for (method, body, wanted) in [
+        ("getMe", json!({}), "getMe Plain"),
+        ("sendMessage", json!({"chat_id": -1001, "message_thread_id": 7}), "sendMessage says in -1001/7"),
+        ("sendMessage", json!({"chat_id": "@acme_help"}), "sendMessage says in @acme_help/"),
+        ("sendMessage", json!({"chat_id": " 5"}), "egress.message_invalid"),
+        ("sendMessage", json!({"chat_id": "+5"}), "egress.message_invalid"),
+        ("sendMessage", json!({}), "egress.message_invalid"),
+        ("sendMessage", json!({"chat_id": 5, "business_connection_id": "b"}), "egress.message_invalid"),
+        ("editMessageText", json!({"inline_message_id": "x"}), "egress.message_invalid"),
+        ("sendMessage", json!({"chat_id": 5, "reply_parameters": "{\"chat_id\": 1, \"chat_id\": 5}"}), "egress.message_invalid"),
+        ("setMyCommands", json!({}), "setMyCommands Account"),
+        ("setWebhook", json!({"url": "https://evil.example"}), "setWebhook own 200"),
+        ("deleteWebhook", json!({}), "deleteWebhook own 200"),
+        ("getWebhookInfo", json!({}), "getWebhookInfo own 200"),
+        ("getUpdates", json!({}), "getUpdates own 409"),
+        ("logOut", json!({}), "egress.method_reserved"),
+        ("close", json!({}), "egress.method_reserved"),
+        ("getManagedBotToken", json!({"user_id": 1}), "egress.method_reserved"),
+        ("replaceManagedBotToken", json!({"user_id": 1}), "egress.method_reserved"),
+        // Telegram itself does not mind the case.
+        ("SETWEBHOOK", json!({}), "egress.method_unknown"),
+        ("setwebhook", json!({}), "egress.method_unknown"),
+        ("banChatMember", json!({"chat_id": 5}), "egress.method_unknown"),
+    ] {
+        assert_eq!(shown(&telegram(method, body.clone())), wanted, "{method} {body}");
+    }
+    let touched = |method: &str, body: Value| telegram(method, body).tell().unwrap().touches;
+    assert_eq!(touched("forwardMessage", json!({"chat_id": 5, "from_chat_id": -7})), ["-7"]);
+    assert_eq!(touched("getChat", json!({"chat_id": -7})), ["-7"]);
+    assert_eq!(touched("sendMessage", json!({"chat_id": 5, "reply_parameters": {"message_id": 1, "chat_id": -7}})), ["-7"]);
+    assert_eq!(touched("sendMessage", json!({"chat_id": 5, "reply_parameters": "{\"message_id\": 1, \"chat_id\": -7}"})), ["-7"]);
+    assert_eq!(touched("sendMessage", json!({"chat_id": 5, "reply_parameters": {"message_id": 1}})), Vec::<String>::new());
+    let Kind::Own(_, info) = telegram("getWebhookInfo", json!({})).tell().unwrap().kind else { panic!() };
+    assert_eq!(info["result"]["url"], "https://gw.example/webhooks/telegram", "the address alone, not what makes it unguessable");
+    let Kind::Own(_, set) = telegram("setWebhook", json!({"url": "https://evil.example"})).tell().unwrap().kind else { panic!() };
+    assert_eq!((&set["ok"], &set["result"]), (&json!(true), &json!(true)));
+}
+
+#[test]
+fn whatsapp_s_nodes_are_told_apart() {
+    use Method as M;
+    let text = |to: Value| json!({"messaging_product": "whatsapp", "to": to, "type": "text", "text": {"body": "x"}});
+    for (http, path, body, wanted) in [
+        (M::POST, "2/messages", text(json!("15550001")), "messages says in 15550001/"),
+        (M::POST, "2/messages", json!({"recipient": "US.13"}), "messages says in US.13/"),
+        (M::POST, "2/messages", json!({"recipient": "US.13", "to": "1"}), "egress.message_invalid"),
+        (M::POST, "2/messages", text(json!(null)), "egress.message_invalid"),
+        (M::POST, "2/messages", json!({"status": "read", "message_id": "wamid.1"}), "messages Plain"),
+        (M::POST, "2/messages", json!({"status": "read", "message_id": "wamid.1", "to": "1"}), "egress.message_invalid"),
+        (M::POST, "2/messages", json!({"status": "deleted", "message_id": "wamid.1"}), "egress.message_invalid"),
+        (M::POST, "3/messages", text(json!("1")), "egress.not_found"),
+        (M::POST, "2/messages", json!({"to": "1", "access_token": "EAA"}), "egress.method_reserved"),
+        (M::POST, "2/messages", json!({"to": "1", "method": "DELETE"}), "egress.method_reserved"),
+        (M::POST, "2/media", json!({"file": "x"}), "egress.message_invalid"),
+        (M::GET, "777", Value::Null, "media.get Plain"),
+        (M::DELETE, "777", Value::Null, "egress.method_reserved"),
+        (M::POST, "777", json!({"name": "x"}), "egress.method_reserved"),
+        (M::GET, "2", Value::Null, "phone_number.get Plain"),
+        (M::POST, "2", json!({"webhook_configuration": {}}), "egress.method_reserved"),
+        (M::POST, "1/subscribed_apps", Value::Null, "egress.method_reserved"),
+        (M::POST, "1/subscribed_apps", json!({"override_callback_uri": "https://evil.example"}), "egress.method_reserved"),
+        (M::POST, "99/subscriptions", Value::Null, "egress.method_reserved"),
+        (M::GET, "oauth/access_token", Value::Null, "egress.method_reserved"),
+        (M::POST, "2/register", Value::Null, "egress.method_reserved"),
+        (M::POST, "2/deregister", Value::Null, "egress.method_reserved"),
+        (M::POST, "2/settings", Value::Null, "egress.method_reserved"),
+        (M::GET, "me", Value::Null, "egress.method_reserved"),
+        (M::GET, "1/message_templates", Value::Null, "egress.method_unknown"),
+    ] {
+        let what = format!("{http} {path} {body}");
+        assert_eq!(shown(&whatsapp(http, path, body)), wanted, "{what}");
+    }
+    let with = |query: &[(&str, &str)]| {
+        let mut line = whatsapp(Method::GET, "777", Value::Null);
+        line.arguments.query = query.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+        shown(&line)
+    };
+    assert_eq!(with(&[("phone_number_id", "2")]), "media.get Plain");
+    assert_eq!(with(&[("phone_number_id", "3")]), "egress.not_found");
+    assert_eq!(with(&[("access_token", "EAA")]), "egress.method_reserved");
+    assert_eq!(with(&[("fields", "owner")]), "egress.method_reserved", "a bare number with fields could be read for anything");
+    assert_eq!(with(&[("summary", "1")]), "egress.message_invalid");
+}
+
+#[test]
+fn paths_are_those_of_the_sdks_and_no_other() {
+    let path = |kind, path| of(kind).locate(path).map(|l| (l.token.map(Cow::into_owned), l.path.join("/")));
+    let token = |text: &str| Some(text.to_owned());
+    use ProviderKind as P;
+    assert_eq!(path(P::Slack, "api/chat.postMessage"), Some((None, "chat.postMessage".into())));
+    assert_eq!(path(P::Telegram, "bot1:a-b_c/getMe"), Some((token("1:a-b_c"), "getMe".into())));
+    assert_eq!(path(P::Telegram, "bot1%3Aa/getMe"), Some((token("1:a"), "getMe".into())));
+    assert_eq!(path(P::Telegram, "file/bot1:a/photos/f_1.jpg"), Some((token("1:a"), "file/photos/f_1.jpg".into())));
+    assert_eq!(path(P::WhatsApp, "v23.0/2/messages"), Some((None, "v23.0/2/messages".into())));
+    for (kind, not) in [
+        (P::Slack, ""),
+        (P::Slack, "api"),
+        (P::Slack, "api/"),
+        (P::Slack, "api/.."),
+        (P::Slack, "api/a/b"),
+        (P::Slack, "api/a%2Fb"),
+        (P::Slack, "https://slack.com/api/auth.test"),
+        (P::Telegram, "sendMessage"),
+        (P::Telegram, "bot/getMe"),
+        (P::Telegram, "bot1:a/"),
+        (P::Telegram, "bot1:a/file"),
+        (P::Telegram, "bot1:a/a/b"),
+        (P::Telegram, "bot1%2Fa/getMe"),
+        (P::Telegram, "file/bot1:a/../../bot1:a/getMe"),
+        (P::Telegram, "file/bot1:a/photos//f"),
+        (P::WhatsApp, "2/messages"),
+        (P::WhatsApp, "v23.0"),
+        (P::WhatsApp, "v23.0/2/messages/3"),
+        (P::WhatsApp, "v23.0/../messages"),
+    ] {
+        assert_eq!(path(kind, not), None, "{not}");
+    }
+}
+
+#[test]
+fn requests_are_built_anew_with_the_provider_s_token() {
+    let wa = whatsapp(Method::GET, "777", Value::Null);
+    assert_eq!(wa.url("EAA", "https://graph.facebook.com/v23.0/"), "https://graph.facebook.com/v25.0/777?phone_number_id=2");
+    assert_eq!(wa.url("EAA", "http://127.0.0.1:1/graph"), "http://127.0.0.1:1/graph/777?phone_number_id=2");
+    let tg = telegram("getMe", json!({}));
+    assert_eq!(tg.url("7001:AA", "https://api.telegram.org/"), "https://api.telegram.org/bot7001:AA/getMe");
+    let file = line(ProviderKind::Telegram, Method::GET, "file/bot1:agent/documents/f_1.pdf", Value::Null);
+    assert_eq!(file.tell().unwrap().kind, Kind::File);
+    assert_eq!(file.url("7001:AA", "https://api.telegram.org"), "https://api.telegram.org/file/bot7001:AA/documents/f_1.pdf");
+    let any = slack("auth.test", json!({}));
+    let upload = Asked { upload: Some("https://files.slack.com/upload/v1/x"), ..any.asked() };
+    let raw = Arguments::raw("text/plain", "bytes".into()).write("B").unwrap();
+    let request = of(ProviderKind::Slack).rebuild(
+        &upload,
+        &account(ProviderKind::Slack),
+        &raw,
+        &Secret::new("xoxb".into()),
+        "https://slack.com/api/",
+    );
+    let request = request.unwrap();
+    assert_eq!(request.url.expose(), "https://files.slack.com/upload/v1/x");
+    assert!(request.headers.iter().all(|(name, _)| *name != "authorization"), "its address is its own permission");
+}
+
+#[test]
+fn refusals_are_what_each_sdk_raises() {
+    let request = RequestId::fresh(Timestamp::from_secs(1_790_000_000));
+    let refusal = |kind, code, retry_after_s| of(kind).refusal(&Refused { code, detail: "why", retry_after_s, request: &request });
+    use ProviderKind as P;
+    use ReasonCode as R;
+    for code in ReasonCode::ALL {
+        for kind in P::ALL {
+            let (status, body) = refusal(kind, *code, None);
+            assert!(body.to_string().contains(code.as_str()), "{kind} {code}: {body}");
+            assert!(status == 200 && kind == P::Slack || status >= 400 || code.status() < 400, "{kind} {code}: {status}");
+        }
+    }
+    let (status, body) = refusal(P::Slack, R::EgressMethodReserved, None);
+    assert_eq!(
+        (status, &body["ok"], &body["error"], &body["byoa"]["code"]),
+        (200, &json!(false), &json!("byoa_refused"), &json!("egress.method_reserved"))
+    );
+    assert_eq!(refusal(P::Slack, R::EgressRateLimited, Some(7)).0, 429);
+    let (status, body) = refusal(P::Telegram, R::EgressRateLimited, Some(7));
+    assert_eq!((status, &body["error_code"], &body["parameters"]["retry_after"]), (429, &json!(429), &json!(7)));
+    assert_eq!(refusal(P::Telegram, R::EgressNotFound, None).0, 403, "404 would say that the token is wrong");
+    let (status, body) = refusal(P::WhatsApp, R::PolicyNoPermit, None);
+    assert_eq!((status, &body["error"]["code"], &body["error"]["type"]), (403, &json!(200), &json!("OAuthException")));
+}
+
+#[test]
+fn addresses_that_only_the_token_opens_become_the_gateway_s() {
+    let link = |place: Place<'_>| match place {
+        Place::File(id) => Some(format!("gw:{id}")),
+        Place::Upload(url) => url.starts_with("https://files.slack.com/").then(|| "gw:up".to_owned()),
+    };
+    let told = |method: &str| Told { method: method.into(), kind: Kind::Plain, touches: Vec::new() };
+    let relinked = |kind, method: &str, body: Value| {
+        let out = of(kind).relink(&told(method), body.to_string().as_bytes(), &link)?;
+        Ok::<Option<Value>, ReasonCode>(out.map(|bytes| serde_json::from_slice(&bytes).unwrap()))
+    };
+    use ProviderKind as P;
+    let file = json!({"id": "F1", "name": "a", "url_private": "https://files.slack.com/x", "url_private_download": "https://files.slack.com/y",
+        "thumb_64": "https://files.slack.com/t", "thumb_64_w": 64, "permalink": "https://acme.slack.com/files/F1"});
+    let kept = json!({"id": "F1", "name": "a", "url_private": "gw:F1", "url_private_download": "gw:F1", "thumb_64_w": 64,
+        "permalink": "https://acme.slack.com/files/F1"});
+    let message = |file: &Value| json!({"ok": true, "messages": [{"text": "https://files.slack.com/said", "files": [file]}]});
+    assert_eq!(relinked(P::Slack, "conversations.history", message(&file)), Ok(Some(message(&kept))));
+    assert_eq!(relinked(P::Slack, "auth.test", json!({"ok": true})), Ok(None));
+    let up = |url: &str| {
+        relinked(P::Slack, "files.getUploadURLExternal", json!({"ok": true, "upload_url": url, "file_id": "F1"})).unwrap().unwrap()
+    };
+    assert_eq!(up("https://files.slack.com/upload/v1/x")["upload_url"], "gw:up");
+    assert_eq!(up("https://evil.example/upload"), json!({"ok": true, "file_id": "F1"}), "an address elsewhere is taken out");
+    let media = json!({"url": "https://lookaside.fbsbx.com/x?mid=1", "mime_type": "image/png", "id": "777"});
+    assert_eq!(relinked(P::WhatsApp, "media.get", media), Ok(Some(json!({"url": "gw:777", "mime_type": "image/png", "id": "777"}))));
+    for other in [json!({"id": "777", "name": "a template"}), json!({"url": "https://x", "id": "../1"}), json!([1])] {
+        assert_eq!(relinked(P::WhatsApp, "media.get", other), Err(ReasonCode::EgressNotFound));
+    }
+    assert_eq!(relinked(P::WhatsApp, "messages", json!({"id": "1"})), Ok(None));
+}
+
+#[test]
+fn an_answer_without_a_message_says_how_the_call_went() {
+    let receipt = |kind, status, body: Value| of(kind).receipt(&answer(status, &[], &body.to_string()));
+    use ProviderKind as P;
+    assert!(matches!(receipt(P::WhatsApp, 200, json!({"success": true})), SendReceipt::Sent { .. }));
+    assert!(matches!(receipt(P::WhatsApp, 401, json!({"error": {"code": 190, "message": "x"}})), SendReceipt::CredentialDead { .. }));
+    assert!(matches!(receipt(P::Telegram, 200, json!({"ok": true, "result": true})), SendReceipt::Sent { .. }));
+    assert!(matches!(receipt(P::Slack, 200, json!({"ok": false, "error": "missing_scope"})), SendReceipt::Rejected { .. }));
+    assert!(matches!(receipt(P::Slack, 429, json!({})), SendReceipt::RateLimited { .. }));
+}

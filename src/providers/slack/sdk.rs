@@ -1,0 +1,227 @@
+//! Slack's SDKs: the Web API by its methods. Part of `providers::slack`, floor 2.
+
+use http::Method;
+use serde_json::{Map, Value, json};
+
+use super::Slack;
+use crate::domain::installation::{ExternalAccount, ProviderKind};
+use crate::domain::message::SendReceipt;
+use crate::domain::reason::ReasonCode;
+use crate::domain::secret::Secret;
+use crate::providers::sdk::{Asked, Kind, Located, Place, Refused, Sdk, Told, Untold, plain_receipt, request, segments};
+use crate::wire::form::Written;
+use crate::wire::{WireRequest, WireResponse};
+
+/// Methods that speak into a conversation or act there where people see it, and the argument that names it.
+/// <https://docs.slack.dev/reference/methods>
+const SPEAKS: &[(&str, &str)] = &[
+    ("assistant.threads.setStatus", "channel_id"),
+    ("assistant.threads.setSuggestedPrompts", "channel_id"),
+    ("assistant.threads.setTitle", "channel_id"),
+    ("bookmarks.add", "channel_id"),
+    ("bookmarks.edit", "channel_id"),
+    ("bookmarks.remove", "channel_id"),
+    ("chat.appendStream", "channel"),
+    ("chat.delete", "channel"),
+    ("chat.deleteScheduledMessage", "channel"),
+    ("chat.meMessage", "channel"),
+    ("chat.postEphemeral", "channel"),
+    ("chat.postMessage", "channel"),
+    ("chat.scheduleMessage", "channel"),
+    ("chat.startStream", "channel"),
+    ("chat.stopStream", "channel"),
+    ("chat.unfurl", "channel"),
+    ("chat.update", "channel"),
+    ("conversations.invite", "channel"),
+    ("conversations.join", "channel"),
+    ("conversations.kick", "channel"),
+    ("conversations.leave", "channel"),
+    ("conversations.setPurpose", "channel"),
+    ("conversations.setTopic", "channel"),
+    ("pins.add", "channel"),
+    ("pins.remove", "channel"),
+    ("reactions.add", "channel"),
+    ("reactions.remove", "channel"),
+];
+
+/// Methods that read, or act where nobody is spoken to.
+const PLAIN: &[&str] = &[
+    "api.test",
+    "auth.test",
+    "bookmarks.list",
+    "bots.info",
+    "chat.getPermalink",
+    "chat.scheduledMessages.list",
+    "conversations.history",
+    "conversations.info",
+    "conversations.list",
+    "conversations.mark",
+    "conversations.members",
+    "conversations.open",
+    "conversations.replies",
+    "dialog.open",
+    "emoji.list",
+    "files.delete",
+    "files.getUploadURLExternal",
+    "files.info",
+    "files.list",
+    "functions.completeError",
+    "functions.completeSuccess",
+    "pins.list",
+    "reactions.get",
+    "reactions.list",
+    "team.info",
+    "usergroups.list",
+    "usergroups.users.list",
+    "users.conversations",
+    "users.getPresence",
+    "users.info",
+    "users.list",
+    "users.lookupByEmail",
+    "users.profile.get",
+    "views.open",
+    "views.publish",
+    "views.push",
+    "views.update",
+];
+
+/// Methods that hand out or take away tokens, move the app's events elsewhere, or administer what is not the agent's.
+const RESERVED: &[&str] = &["admin.", "apps.", "auth.", "migration.", "oauth.", "openid.", "rtm.", "team.preferences.", "tooling."];
+
+/// Both steps of an upload go by the name of the first.
+const UPLOAD: &str = "files.getUploadURLExternal";
+
+impl Sdk for Slack {
+    fn locate<'p>(&self, path: &'p str) -> Option<Located<'p>> {
+        if let Some(ticket) = path.strip_prefix("upload/") {
+            return Some(Located { token: None, ticket: Some(ticket), path: Vec::new() });
+        }
+        match segments(path)?.as_slice() {
+            ["api", method] => Some(Located { token: None, ticket: None, path: vec![method] }),
+            _ => None,
+        }
+    }
+
+    /// <https://docs.slack.dev/authentication/tokens>
+    fn token_argument(&self) -> Option<&'static str> {
+        Some("token")
+    }
+
+    fn tell(&self, asked: &Asked<'_>, account: &ExternalAccount) -> Result<Told, Untold> {
+        let ExternalAccount::Slack { team_id, .. } = account else { return Err(Untold::UNKNOWN) };
+        if asked.upload.is_some() {
+            return Ok(Told { method: UPLOAD.into(), kind: Kind::File, touches: Vec::new() });
+        }
+        let &[method] = asked.parts().as_slice() else { return Err(Untold::UNKNOWN) };
+        if !matches!(*asked.http, Method::GET | Method::POST) {
+            return Err(Untold::invalid("Slack's methods are called with GET or POST"));
+        }
+        let arguments = asked.arguments;
+        let told = |kind| Told { method: method.to_owned(), kind, touches: Vec::new() };
+        // An org-wide app names the workspace with each call; any other is in one, which is the installation's.
+        if team_id.is_some() && arguments.text("team_id")?.is_some_and(|team| team_id.as_ref() != Some(&team)) {
+            return Err(Untold::invalid("`team_id` is another workspace than the installation's"));
+        }
+        if arguments.has("as_user") {
+            return Err(Untold::invalid("`as_user` is not the agent's to set"));
+        }
+        let thread = || arguments.text("thread_ts");
+        if let Some((_, place)) = SPEAKS.iter().find(|(name, _)| *name == method) {
+            let conversation = arguments.text(place)?.ok_or(Untold::invalid("name the conversation"))?;
+            return Ok(told(Kind::Message { conversation, thread: thread()? }));
+        }
+        // Without a conversation the file is the app's own and nobody is shown it.
+        if method == "files.completeUploadExternal" {
+            let one = arguments.text("channel_id")?;
+            let listed = arguments.text("channels")?;
+            let conversation = match (one, listed) {
+                (None, None) => return Ok(told(Kind::Plain)),
+                (Some(channel), None) | (None, Some(channel)) if !channel.contains(',') => channel,
+                _ => return Err(Untold::invalid("name one conversation for the file")),
+            };
+            return Ok(told(Kind::Message { conversation, thread: thread()? }));
+        }
+        if PLAIN.contains(&method) {
+            return Ok(told(Kind::Plain));
+        }
+        Err(if RESERVED.iter().any(|prefix| method.starts_with(prefix)) { Untold::RESERVED } else { Untold::UNKNOWN })
+    }
+
+    fn rebuild(
+        &self,
+        asked: &Asked<'_>,
+        _: &ExternalAccount,
+        written: &Written,
+        credential: &Secret,
+        api_base: &str,
+    ) -> Result<WireRequest, ReasonCode> {
+        // Slack's address for an upload is its own permission; a token is not wanted there.
+        if let Some(url) = asked.upload {
+            return Ok(request(&Method::POST, url.to_owned(), written, None));
+        }
+        let &[method] = asked.parts().as_slice() else { return Err(ReasonCode::EgressMessageInvalid) };
+        Ok(request(asked.http, format!("{}/{method}", api_base.trim_end_matches('/')), written, Some(credential)))
+    }
+
+    fn receipt(&self, response: &WireResponse) -> SendReceipt {
+        plain_receipt(ProviderKind::Slack, response)
+    }
+
+    /// <https://docs.slack.dev/reference/objects/file-object>
+    fn relink(&self, _: &Told, body: &[u8], link: &dyn Fn(Place<'_>) -> Option<String>) -> Result<Option<Vec<u8>>, ReasonCode> {
+        let says = |word: &[u8]| memchr::memmem::find(body, word).is_some();
+        if !says(b"\"url_private") && !says(b"\"upload_url\"") {
+            return Ok(None);
+        }
+        let invalid = |_| ReasonCode::EgressOutcomeUnknown;
+        let mut answer: Value = serde_json::from_slice(body).map_err(invalid)?;
+        relink(&mut answer, link);
+        serde_json::to_vec(&answer).map(Some).map_err(invalid)
+    }
+
+    /// <https://docs.slack.dev/apis/web-api/#responses>: the status is 200 whatever happened, but for 429.
+    fn refusal(&self, refused: &Refused<'_>) -> (u16, Value) {
+        let (status, error) = match refused.code.status() {
+            401 => (200, "invalid_auth"),
+            429 => (429, "ratelimited"),
+            _ => (200, "byoa_refused"),
+        };
+        let body = json!({
+            "ok": false,
+            "error": error,
+            "byoa": {"code": refused.code, "detail": refused.detail, "request_id": refused.request},
+            "response_metadata": {"messages": [format!("[ERROR] {}", refused.text())]},
+        });
+        (status, body)
+    }
+}
+
+fn relink(value: &mut Value, link: &dyn Fn(Place<'_>) -> Option<String>) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(|item| relink(item, link)),
+        Value::Object(fields) => {
+            if let Some(Value::String(url)) = fields.remove("upload_url") {
+                fields.extend(link(Place::Upload(&url)).map(|link| ("upload_url".to_owned(), link.into())));
+            }
+            if fields.keys().any(|name| name.starts_with("url_private")) {
+                relink_file(fields, link);
+            }
+            fields.values_mut().for_each(|field| relink(field, link));
+        }
+        _ => {}
+    }
+}
+
+/// The file itself by the gateway's address; its previews, which have no id, not at all.
+fn relink_file(file: &mut Map<String, Value>, link: &dyn Fn(Place<'_>) -> Option<String>) {
+    let id = file.get("id").and_then(Value::as_str).map(str::to_owned);
+    let own = |name: &str| matches!(name, "url_private" | "url_private_download");
+    let preview =
+        |name: &str| ["thumb_", "url_", "mp4", "hls", "converted_pdf", "deanimate_gif", "pjpeg", "vtt"].iter().any(|p| name.starts_with(p));
+    file.retain(|name, value| own(name) || !preview(name) || !value.as_str().is_some_and(|v| v.starts_with("http")));
+    for name in ["url_private", "url_private_download"] {
+        if file.remove(name).is_some() {
+            file.extend(id.as_deref().and_then(|id| link(Place::File(id))).map(|link| (name.to_owned(), link.into())));
+        }
+    }
+}
