@@ -223,13 +223,17 @@ impl Admin {
             );
         }
         for (id, installation) in &directory.installations {
-            let status = installation.item.status;
+            let (status, reason) = (installation.item.status, installation.item.status_reason);
             check(
                 format!("installations/{id} status"),
-                if status == crate::domain::installation::InstallationStatus::Active {
-                    Ok("active".into())
-                } else {
-                    Err((status.as_str().into(), "apply the installation with a fresh credential, or set its status"))
+                match installation.item.advice() {
+                    None => Ok(status.as_str().into()),
+                    Some(advice) => {
+                        let why = reason.map_or(String::new(), |r| format!(": {}", r.as_str()));
+                        let since = installation.item.since.map_or(String::new(), |at| format!(" since {at}"));
+                        let (waiting, _) = if status.parks() { self.store.parked(id).await? } else { (0, Vec::new()) };
+                        Err((format!("{}{why}{since}, {waiting} deliveries wait", status.as_str()), advice))
+                    }
                 },
             );
             check(

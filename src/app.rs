@@ -14,7 +14,7 @@ use crate::delivery::{Courier, DeliveryObserver};
 use crate::domain::clock::Clock;
 use crate::domain::delivery::Claimed;
 use crate::domain::reason::{Failure, ReasonCode};
-use crate::egress::Egress;
+use crate::egress::{Egress, Refreshers};
 use crate::http::listener::{Listening, listen};
 use crate::http::{self, Rooms};
 use crate::ingress::Ingress;
@@ -114,6 +114,7 @@ impl Gateway {
             providers: config.providers.clone(),
             limits: config.limits.clone(),
             used: Arc::default(),
+            refreshers: Refreshers::default(),
         };
         let admin = Admin {
             store: store.clone(),

@@ -2,11 +2,12 @@
 //!
 //! [`CredentialLease`] is made here only, from a permit; without one there is no token and no socket.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::domain::clock::Timestamp;
 use crate::domain::ids::InstallationId;
 use crate::domain::installation::{Binding, Installation, InstallationStatus, Mode};
+use crate::domain::lifecycle::StatusReason;
 use crate::domain::reason::{ReasonCode, Stop};
 use crate::domain::record::Decision;
 use crate::domain::secret::Secret;
@@ -20,6 +21,8 @@ pub struct CredentialLease {
     installation: Arc<Kept<Installation>>,
     permit: Permit<UseCredential>,
     takeover: Option<Takeover>,
+    /// The fingerprint of the value that was opened last: a refresh may have replaced the one that was selected.
+    used: Mutex<Option<String>>,
 }
 
 /// Policy permitted a send to leave its own route for the platform's: that the org's own may be left, and that the agent may
@@ -89,7 +92,28 @@ impl CredentialLease {
         use_it: impl FnOnce(&Secret) -> Result<T, ReasonCode>,
     ) -> Result<T, Stop> {
         let token = vault.credential(&self.permit, directory)?;
+        let used = directory.installations.get(self.permit.installation()).and_then(|i| i.secret(field::CREDENTIAL));
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = used.map(|s| s.fingerprint.clone());
         use_it(&token).map_err(Stop::from)
+    }
+
+    /// Opens what refreshes the token for as long as `use_it` runs.
+    ///
+    /// # Errors
+    /// `credentials.unavailable`, or what `use_it` says.
+    pub fn with_refresh_token<T>(
+        &self,
+        vault: &Vault,
+        directory: &Directory,
+        use_it: impl FnOnce(&Secret) -> Result<T, ReasonCode>,
+    ) -> Result<T, Stop> {
+        let token = vault.refresh_token(&self.permit, directory)?;
+        use_it(&token).map_err(Stop::from)
+    }
+
+    /// The fingerprint of the token that was used last; empty before.
+    pub fn fingerprint(&self) -> String {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default()
     }
 }
 
@@ -157,6 +181,9 @@ pub fn own(policy: &Snapshot, directory: &Directory, installation: &Arc<Kept<Ins
 fn unusable(installation: &Kept<Installation>, now: Timestamp) -> Option<ReasonCode> {
     match (installation.item.status, installation.secret(field::CREDENTIAL)) {
         (InstallationStatus::Revoked, _) => Some(ReasonCode::CredentialsRevoked),
+        (InstallationStatus::Degraded, _) if installation.item.status_reason.is_some_and(StatusReason::of_account) => {
+            Some(ReasonCode::EgressAccountRestricted)
+        }
         (InstallationStatus::Degraded, _) => Some(ReasonCode::EgressCredentialInvalid),
         (_, None) => Some(ReasonCode::CredentialsAbsent),
         // With a refresh token, the call gets a new one first.
@@ -196,7 +223,7 @@ impl Asking<'_> {
             },
         };
         let permit = self.ask(ask)?;
-        Ok(CredentialLease { installation: installation.clone(), permit, takeover })
+        Ok(CredentialLease { installation: installation.clone(), permit, takeover, used: Mutex::default() })
     }
 
     /// What is left when the own credential cannot be used: the reason, or the platform's route where the caller asked for

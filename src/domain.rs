@@ -6,6 +6,7 @@ pub mod clock;
 pub mod delivery;
 pub mod ids;
 pub mod installation;
+pub mod lifecycle;
 pub mod message;
 pub mod reason;
 pub mod record;

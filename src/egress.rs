@@ -6,6 +6,7 @@
 mod call;
 pub mod limits;
 mod media;
+mod refresh;
 mod reply;
 mod sdk;
 
@@ -36,6 +37,7 @@ use crate::vault::Vault;
 use crate::wire::problem::problem;
 use call::Call;
 pub use media::Media;
+pub use refresh::Refreshers;
 pub use sdk::{SdkAnswer, SdkCall};
 
 /// Everything the pipeline needs. Cheap to clone.
@@ -59,6 +61,8 @@ pub struct Egress {
     pub limits: Limits,
     /// How much of what the providers take is used up.
     pub used: Arc<limits::Used>,
+    /// Who refreshes which credential now.
+    pub refreshers: Refreshers,
 }
 
 /// `POST /v1/messages`

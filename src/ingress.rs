@@ -17,6 +17,7 @@ use crate::crypto::sha256;
 use crate::domain::clock::Clock;
 use crate::domain::ids::{EventId, OrgId};
 use crate::domain::installation::AppProfile;
+use crate::domain::lifecycle::{LifecycleChange, Shift, Shifted};
 use crate::domain::reason::{Failure, ReasonCode, Refusal, Stop};
 use crate::domain::record::{Decision, RefusalRecord};
 use crate::policy::{Denied, Engine, Snapshot};
@@ -126,20 +127,69 @@ impl Ingress {
             Err(code) => return Err(code.into()),
         };
         let mut draft = Draft::new(head, body, profile);
-        match said {
-            Err(code) => draft.refuse(code, None, None),
-            Ok(bindings) => {
-                let policy = self.engine.pin();
-                for binding in bindings {
-                    match binding {
-                        Binding::Bound(verified) => self.decide(&policy, directory, verified, &mut draft)?,
-                        Binding::Refused(code) if code.status() == 200 => draft.refuse(code, None, None),
-                        Binding::Refused(code) => return Err(code.into()),
+        let decided = match said {
+            Err(code) => {
+                draft.refuse(code, None, None);
+                Ok(())
+            }
+            Ok(bindings) => self.decide_all(directory, bindings, &mut draft),
+        };
+        if let Err(stop) = decided {
+            // The provider shall send it again, but what it says of an installation holds at once.
+            let shifts: Vec<Shift> = draft.request.shifts.drain(..).map(|shift| Shift { event: None, ..shift }).collect();
+            if !shifts.is_empty() {
+                let request = AcceptRequest { shifts, ..Draft::new(head, body, profile).request };
+                self.shifted(&self.store.accept_inbound(request).await.map_err(Failure::from)?.shifted);
+            }
+            return Err(stop);
+        }
+        self.accept(draft).await
+    }
+
+    fn decide_all(&self, directory: &Directory, bindings: Vec<Binding>, draft: &mut Draft<'_>) -> Result<(), Stop> {
+        let policy = self.engine.pin();
+        let mut stopped = Ok(());
+        for binding in bindings {
+            let decided = match binding {
+                Binding::Bound(verified) => {
+                    let (shift, before) = (draft.shift(&verified), draft.request.events.len());
+                    let decided = self.decide(&policy, directory, verified, draft);
+                    draft.request.shifts.extend(shift.map(|shift| {
+                        let event = draft.request.events.get(before).map(|e| e.id.clone());
+                        Shift { event, ..shift }
+                    }));
+                    decided
+                }
+                Binding::Refused(code) if code.status() == 200 => {
+                    draft.refuse(code, None, None);
+                    Ok(())
+                }
+                Binding::Refused(code) => Err(code.into()),
+            };
+            stopped = stopped.and(decided);
+        }
+        stopped
+    }
+
+    /// What befell installations is said aloud: somebody has to act on most of it.
+    fn shifted(&self, shifted: &[Shifted]) {
+        for shift in shifted {
+            match shift {
+                Shifted::Done { installation, provider, change } => {
+                    self.metrics.lifecycle(*provider, change.as_str());
+                    match change {
+                        LifecycleChange::Status(status, reason) => {
+                            tracing::error!(installation = %installation, status = status.as_str(), reason = reason.as_str(), advice = reason.advice(), "an installation ended or was halted");
+                        }
+                        change => tracing::warn!(installation = %installation, change = change.as_str(), "an installation changed"),
                     }
+                }
+                Shifted::Stale { installation, provider } => {
+                    self.metrics.lifecycle(*provider, "stale");
+                    tracing::warn!(installation = %installation, "news older than the install changes nothing");
                 }
             }
         }
-        self.accept(draft).await
     }
 
     /// Rollout, then route; each a question to the pinned policies.
@@ -198,16 +248,17 @@ impl Ingress {
     /// One transaction; 200 only after it is on disk.
     async fn accept(&self, draft: Draft<'_>) -> Result<Outcome, Stop> {
         let Draft { profile, request, mut awaited, .. } = draft;
-        if request.events.is_empty() && request.refusals.is_empty() {
+        if request.events.is_empty() && request.refusals.is_empty() && request.shifts.is_empty() {
             self.metrics.ingress(profile.provider, Some(profile.owner.mode()), "accepted", None);
             return Ok(Outcome::Settled);
         }
         let refused: Vec<ReasonCode> = request.refusals.iter().map(|r| r.code).collect();
         let request_id = request.request.clone();
         let legacy: Vec<bool> = request.events.iter().map(|e| e.route.legacy).collect();
-        let acceptances = self.store.accept_inbound(request).await.map_err(Failure::from)?;
+        let accepted = self.store.accept_inbound(request).await.map_err(Failure::from)?;
+        self.shifted(&accepted.shifted);
         let mode = Some(profile.owner.mode());
-        for (acceptance, legacy) in acceptances.into_iter().zip(legacy) {
+        for (acceptance, legacy) in accepted.events.into_iter().zip(legacy) {
             match acceptance {
                 Acceptance::Stored(event) => {
                     if legacy {
@@ -321,6 +372,7 @@ impl<'a> Draft<'a> {
             events: Vec::new(),
             refusals: Vec::new(),
             denials: Vec::new(),
+            shifts: Vec::new(),
         };
         Self { head, profile, body, request, awaited: None }
     }
@@ -341,6 +393,24 @@ impl<'a> Draft<'a> {
             excerpt: shows_payload(code).then(|| excerpt(self.body)),
             request: self.head.request_id.clone(),
         });
+    }
+
+    /// What an event says of its installation, whether the event itself may go on or not.
+    fn shift(&self, verified: &Verified) -> Option<Shift> {
+        let installation = verified.sender().installation();
+        let news = providers::of(installation.provider).lifecycle(verified.event())?;
+        Some(Shift {
+            installation: installation.id.clone(),
+            profile: installation.profile.clone(),
+            org: installation.org.clone(),
+            provider: installation.provider,
+            change: news.change,
+            event: None,
+            happened: news.happened,
+            credential: None,
+            actor: format!("profile:{}", self.profile.id),
+            request: Some(self.head.request_id.clone()),
+        })
     }
 
     fn deny(&mut self, refusal: Refusal, verified: &Verified, decisions: Vec<Arc<Decision>>) {

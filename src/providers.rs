@@ -20,6 +20,7 @@ use serde_json::{Map, Value};
 use crate::crypto::MacKey;
 use crate::domain::clock::Timestamp;
 use crate::domain::installation::{AnswerKind, ExternalAccount, ProviderKind};
+use crate::domain::lifecycle::LifecycleNews;
 use crate::domain::message::{InboundEvent, OutboundMessage, SendReceipt};
 use crate::domain::reason::ReasonCode;
 use crate::domain::secret::Secret;
@@ -220,6 +221,37 @@ pub struct Sample<'a> {
     pub now: Timestamp,
 }
 
+/// A profile's OAuth client, opened.
+pub struct OauthClient<'a> {
+    /// Its id.
+    pub id: &'a str,
+    /// Its secret.
+    pub secret: &'a Secret,
+}
+
+/// What became of a refresh.
+pub enum Refresh {
+    /// A new pair; the old one is spent.
+    Pair {
+        /// What to send with.
+        credential: Secret,
+        /// What the next refresh takes.
+        refresh_token: Secret,
+        /// How long the credential lives, in seconds.
+        expires_in_s: Option<i64>,
+    },
+    /// A final no.
+    Refused {
+        /// The provider's word.
+        error: String,
+    },
+    /// The provider is in trouble.
+    Trouble {
+        /// The provider's word or the status.
+        error: String,
+    },
+}
+
 /// Everything the gateway needs to know of one provider.
 pub trait Provider: Send + Sync {
     /// Which one this is.
@@ -320,6 +352,32 @@ pub trait Provider: Send + Sync {
     fn answer(&self, kind: AnswerKind, body: &[u8]) -> Option<Vec<u8>> {
         let _ = (kind, body);
         None
+    }
+
+    /// What an event says of the installation that it is bound to; most say nothing.
+    fn lifecycle(&self, event: &InboundEvent) -> Option<LifecycleNews>;
+
+    /// Whether its credentials can expire and be refreshed.
+    fn refreshes(&self) -> bool {
+        false
+    }
+
+    /// Builds the request that trades a refresh token for a new pair; `None` where there is no such thing.
+    fn render_refresh(&self, client: &OauthClient<'_>, refresh_token: &Secret, api_base: &str) -> Option<WireRequest> {
+        let _ = (client, refresh_token, api_base);
+        None
+    }
+
+    /// Reads the answer to it; a pair of another account or app is refused.
+    fn read_refresh(&self, response: &WireResponse, account: &ExternalAccount, app_id: Option<&str>) -> Refresh {
+        let _ = (response, account, app_id);
+        Refresh::Refused { error: "there is nothing to refresh".to_owned() }
+    }
+
+    /// Whether an answer says that the credential expired, and nothing else is wrong with it: nothing was done then.
+    fn says_expired(&self, response: &WireResponse) -> bool {
+        let _ = response;
+        false
     }
 
     /// The provider's name of what [`Provider::render`] calls, as in `chat.postMessage`.

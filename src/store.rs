@@ -29,11 +29,13 @@ use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::delivery::{Attempt, Claimed, Settled};
 use crate::domain::ids::{BindingId, DeliveryId, EventId, InstallationId, OrgId, SessionId};
 use crate::domain::installation::ProviderKind;
+use crate::domain::lifecycle::{Place, Shift, Shifted};
 use crate::domain::record::{AuditRecord, Decision};
 use crate::domain::rollout::{FlagChange, FlagRecord, GlobalChange, GlobalRecord, MatrixRun};
+pub use queries::Refreshed;
 pub use terms::{
-    AcceptRequest, Acceptance, AgentScope, Change, Ended, Ending, EventView, FinishedSend, ImportedSession, LegacyUse, ListFilter,
-    NewEvent, NewSend, Page, Resource, SealedRow, SecretPut, SendStart, SessionView, StoreError,
+    AcceptRequest, Acceptance, Accepted, AgentScope, Change, Ended, Ending, EventView, FinishedSend, ImportedSession, LegacyUse,
+    ListFilter, NewEvent, NewSend, Page, Resource, SealedRow, SecretPut, SendStart, SessionView, StoreError,
 };
 
 use directory::Directory;
@@ -54,6 +56,7 @@ struct Inner {
     readers: SqlitePool,
     jobs: mpsc::Sender<writer::Job>,
     directory: RwLock<Arc<Directory>>,
+    reloading: tokio::sync::Mutex<()>,
     outbox: Arc<Mutex<Outbox>>,
     touched: Arc<Mutex<Touched>>,
     committed: watch::Receiver<u64>,
@@ -101,6 +104,7 @@ impl Store {
             readers: opened.readers,
             jobs,
             directory: RwLock::new(Arc::new(directory)),
+            reloading: tokio::sync::Mutex::new(()),
             outbox,
             touched,
             committed,
@@ -129,10 +133,63 @@ impl Store {
     ///
     /// # Errors
     /// Anything but [`StoreError::Conflict`]; nothing was kept then.
-    pub async fn accept_inbound(&self, request: AcceptRequest) -> Result<Vec<Acceptance>, StoreError> {
+    pub async fn accept_inbound(&self, request: AcceptRequest) -> Result<Accepted, StoreError> {
+        // Whether it changed something or not: had the last reload failed, the provider's repeat mends it.
+        let shows = request.shifts.iter().any(|shift| shift.shows());
         let (ack, done) = oneshot::channel();
         self.0.jobs.try_send(writer::Job::Accept(Box::new(request), ack)).map_err(queue_error)?;
-        done.await.map_err(|_| StoreError::Unavailable("the writer stopped".into()))?
+        let accepted = done.await.map_err(|_| StoreError::Unavailable("the writer stopped".into()))??;
+        if shows {
+            self.reload().await?;
+        }
+        Ok(accepted)
+    }
+
+    /// Changes what one installation may do, where the change still applies. The directory shows it when this returns.
+    ///
+    /// # Errors
+    /// When it could not be committed.
+    pub async fn shift(&self, shift: Shift, now: Timestamp) -> Result<Vec<Shifted>, StoreError> {
+        let outbox = self.0.outbox.clone();
+        let shifted = self
+            .task(move |conn| {
+                Box::pin(async move {
+                    let mut closed = Vec::new();
+                    let shifted = queries::shift(conn, &shift, now, &mut closed).await?;
+                    close(&outbox, &closed);
+                    Ok(shifted)
+                })
+            })
+            .await?;
+        self.reload().await?;
+        Ok(shifted)
+    }
+
+    /// Keeps a refreshed pair of tokens; `false` when the credential is another by now. The directory shows it when this
+    /// returns.
+    ///
+    /// # Errors
+    /// When it could not be committed.
+    pub async fn keep_refreshed(&self, refreshed: Refreshed) -> Result<bool, StoreError> {
+        let kept = self.task(move |conn| Box::pin(async move { queries::refreshed(conn, &refreshed).await })).await?;
+        self.reload().await?;
+        Ok(kept)
+    }
+
+    /// How a conversation of an installation stands, where its provider told of it: the state, and where it moved to.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn place(&self, installation: &InstallationId, conversation: &str) -> Result<Place, StoreError> {
+        read::place(&self.0.readers, installation, conversation).await
+    }
+
+    /// What cannot be reached through an installation, and how many deliveries of it wait.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn parked(&self, installation: &InstallationId) -> Result<(i64, Vec<Json>), StoreError> {
+        read::parked(&self.0.readers, installation).await
     }
 
     async fn task<T: Send + 'static>(
@@ -157,7 +214,15 @@ impl Store {
     /// # Errors
     /// [`StoreError::Conflict`] when an account or address belongs to another.
     pub async fn apply(&self, changes: Vec<Change>, audit: Vec<AuditRecord>, now: Timestamp) -> Result<(), StoreError> {
-        self.task(move |conn| Box::pin(async move { queries::apply(conn, &changes, &audit, now).await })).await?;
+        let outbox = self.0.outbox.clone();
+        self.task(move |conn| {
+            Box::pin(async move {
+                let closed = queries::apply(conn, &changes, &audit, now).await?;
+                close(&outbox, &closed);
+                Ok(())
+            })
+        })
+        .await?;
         self.reload().await
     }
 
@@ -166,6 +231,8 @@ impl Store {
     /// # Errors
     /// When the database does not answer.
     pub async fn reload(&self) -> Result<(), StoreError> {
+        // One at a time: of two, the one that read earlier must not be the one that is kept.
+        let _one_at_a_time = self.0.reloading.lock().await;
         let fresh = Arc::new(read::directory(&self.0.readers).await?);
         *self.0.directory.write().unwrap_or_else(PoisonError::into_inner) = fresh;
         Ok(())
@@ -291,7 +358,8 @@ impl Store {
         .await
     }
 
-    /// Claims up to `limit` due deliveries for `lease_ms`: at most one per session, its oldest; paused agents wait. The
+    /// Claims up to `limit` due deliveries for `lease_ms`: at most one per session, its oldest; those of
+    /// paused agents and of degraded or suspended installations wait. The
     /// attempt is counted and committed before it begins.
     ///
     /// # Errors
@@ -300,14 +368,14 @@ impl Store {
         let outbox = self.0.outbox.clone();
         self.task_that(writer::Wake::No, move |conn| {
             Box::pin(async move {
-                let paused = queries::paused_agents(conn).await?;
+                let halted = queries::halted(conn).await?;
                 let until = now.plus_ms(lease_ms);
                 let due = {
                     let mut outbox = lock(&outbox);
                     if outbox.is_stale() {
                         return Err(StoreError::Unavailable("the outbox is being read anew".into()));
                     }
-                    outbox.claim(limit, now.ms(), until.ms(), &paused)
+                    outbox.claim(limit, now.ms(), until.ms(), &halted)
                 };
                 if due.is_empty() { Ok(Vec::new()) } else { queries::lease(conn, &due, until).await }
             })
@@ -340,7 +408,7 @@ impl Store {
                         Settled::Delivered | Settled::Dead(_) => None,
                     };
                     if held && let Some(seq) = claimed.id.number() {
-                        lock(&outbox).settle(claimed.session.as_str(), claimed.agent.as_str(), seq, again);
+                        lock(&outbox).settle(claimed.session.as_str(), seq, again);
                     }
                     Ok(held)
                 })
@@ -364,7 +432,7 @@ impl Store {
                 let mut outbox = lock(&outbox);
                 for c in &claimed {
                     if let Some(seq) = c.id.number() {
-                        outbox.settle(c.session.as_str(), c.agent.as_str(), seq, Some(0));
+                        outbox.settle(c.session.as_str(), seq, Some(0));
                     }
                 }
                 Ok(())
@@ -384,7 +452,7 @@ impl Store {
                 let replayed = queries::replay(conn, &id, &audit, now).await?;
                 Ok(replayed.map(|open| match open {
                     Some(row) => {
-                        lock(&outbox).push(&row.session, &row.agent, row.seq, row.at_ms);
+                        lock(&outbox).push(&row);
                         true
                     }
                     None => false,
@@ -639,6 +707,14 @@ impl Store {
     /// Where the file is, for `doctor`.
     pub fn file_of(url: &str) -> Option<&Path> {
         sqlite::file_of(url)
+    }
+}
+
+/// Takes deliveries that ended out of the schedule.
+fn close(outbox: &Mutex<Outbox>, closed: &[outbox::Open]) {
+    let mut outbox = lock(outbox);
+    for end in closed {
+        outbox.settle(&end.session, end.seq, None);
     }
 }
 

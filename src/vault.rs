@@ -225,15 +225,25 @@ impl Vault {
     /// # Errors
     /// [`ReasonCode::CredentialsUnavailable`], `vault.*`
     pub fn credential(&self, grant: &impl OpenGrant, directory: &Directory) -> Result<Secret, Failure> {
+        self.granted(grant, directory, field::CREDENTIAL)
+    }
+
+    /// Opens what refreshes the credential that a permit names, and no other.
+    ///
+    /// # Errors
+    /// [`ReasonCode::CredentialsUnavailable`]
+    pub fn refresh_token(&self, grant: &impl OpenGrant, directory: &Directory) -> Result<Secret, Failure> {
+        self.granted(grant, directory, field::REFRESH_TOKEN)
+    }
+
+    fn granted(&self, grant: &impl OpenGrant, directory: &Directory, name: &str) -> Result<Secret, Failure> {
         let owner = grant.installation();
-        let stored = directory
-            .installations
-            .get(owner)
-            .and_then(|i| i.secret(field::CREDENTIAL))
-            .filter(|s| s.id == grant.credential())
-            .ok_or_else(|| Failure::new(ReasonCode::CredentialsUnavailable, format!("installation `{owner}`: the credential changed")))?;
-        self.open("installations", owner.as_str(), stored)
-            .map_err(shut(ReasonCode::CredentialsUnavailable, &format!("installation `{owner}`")))
+        let at = format!("installation `{owner}`");
+        let installation = directory.installations.get(owner);
+        let is_it = installation.and_then(|i| i.secret(field::CREDENTIAL)).is_some_and(|s| s.id == grant.credential());
+        let stored = installation.and_then(|i| i.secret(name)).filter(|_| is_it);
+        let stored = stored.ok_or_else(|| Failure::new(ReasonCode::CredentialsUnavailable, format!("{at}: the credential changed")))?;
+        self.open("installations", owner.as_str(), stored).map_err(shut(ReasonCode::CredentialsUnavailable, &at))
     }
 }
 

@@ -32,16 +32,18 @@ pub(super) struct SecretSpec {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct CredentialSpec {
-    pub(super) value: Secret,
-    pub(super) expires_at: Option<Timestamp>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct PreviousSpec {
     pub(super) value: Secret,
     pub(super) until: Option<Timestamp>,
+}
+
+/// What an installation sends with: for good, until a time, or until it is refreshed.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CredentialSpec {
+    pub(super) value: Secret,
+    pub(super) expires_at: Option<Timestamp>,
+    pub(super) refresh_token: Option<SecretSpec>,
 }
 
 #[derive(Debug, Deserialize)]

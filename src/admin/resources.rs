@@ -4,17 +4,17 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
+mod installation;
+
 use base64::Engine as _;
 use serde_json::{Value as Json, json};
 
-use super::document::{AgentSpec, BindingSpec, Document, InstallationSpec, OrgSpec, ProfileSpec, SecretSpec, account, is_mutable};
+use super::document::{AgentSpec, BindingSpec, Document, OrgSpec, ProfileSpec, SecretSpec, is_mutable};
 use super::{Admin, AdminError, Asking};
 use crate::crypto::envelope::Key;
 use crate::domain::clock::Timestamp;
 use crate::domain::ids::{CredentialId, OrgId};
-use crate::domain::installation::{
-    Agent, AgentStatus, AppProfile, Binding, DeliveryFormat, ExternalAccount, Installation, InstallationStatus, Mode, Org, Ownership,
-};
+use crate::domain::installation::{Agent, AgentStatus, AppProfile, Binding, DeliveryFormat, ExternalAccount, Mode, Org, Ownership};
 use crate::domain::reason::ReasonCode;
 use crate::domain::secret::{self, Secret, Unfit};
 use crate::policy::action::ApplyResources;
@@ -322,60 +322,6 @@ impl<'a> Plan<'a> {
         sealing.optional(&at, field::CLIENT_SECRET, spec.oauth.and_then(|o| o.client_secret), 8)?;
         let puts = sealing.puts;
         self.record(Resource::Profile(profile), known.map(|(p, s)| (Resource::Profile(p), s)), puts)
-    }
-
-    fn installation(&mut self, spec: InstallationSpec) -> Result<(), AdminError> {
-        let at = format!("installations `{}`", spec.id);
-        self.org_exists(&at, Some(&spec.org))?;
-        let unknown = |what: String| AdminError::new(ReasonCode::AdminReferenceUnknown, format!("{at}: {what}"));
-        let profile = self
-            .future
-            .profiles
-            .get(&spec.profile)
-            .map(|p| p.item.clone())
-            .ok_or_else(|| unknown(format!("there is no profile `{}`", spec.profile)))?;
-        if let Ownership::Org(owner) = &profile.owner
-            && *owner != spec.org
-        {
-            return Err(unknown(format!("profile `{}` belongs to org `{owner}`", profile.id)));
-        }
-        let account = account(&at, profile.provider, &spec.account)?;
-        let known = self.future.installations.get(&spec.id).map(|k| (k.item.clone(), k.secrets.clone()));
-        let old = known.as_ref().map(|(k, _)| k);
-        mode_follows(&at, spec.mode, profile.owner.mode(), old.is_some())?;
-        immutable(&at, "profile", old.map(|k| &k.profile), &spec.profile)?;
-        immutable(&at, "org", old.map(|k| &k.org), &spec.org)?;
-        if let Some(old) = old
-            && !same_identity(&old.account, &account)
-        {
-            return Err(AdminError::new(ReasonCode::AdminFieldImmutable, format!("{at}: account is set once; make a new installation")));
-        }
-        let mut status = spec.status.or(old.map(|k| k.status)).unwrap_or(InstallationStatus::Active);
-        let mut sealing = self.sealing("installations", spec.id.as_str(), Some(spec.org.clone()), known.as_ref().map(|(_, s)| s.clone()));
-        if let Some(credential) = &spec.credential {
-            judge(&at, field::CREDENTIAL, &credential.value, CREDENTIAL_CHARS_MIN)?;
-            if !providers::of(profile.provider).credential_fits(credential.value.expose(), &account) {
-                let detail = format!("{at}: credential is not of the form {} gives out, or is another account's", profile.provider);
-                return Err(AdminError::new(ReasonCode::AdminResourceInvalid, detail));
-            }
-            sealing.put("current", field::CREDENTIAL, &credential.value, credential.expires_at)?;
-        }
-        let puts = sealing.puts;
-        // A new credential is what a degraded installation waits for.
-        if spec.status.is_none() && status == InstallationStatus::Degraded && !puts.is_empty() {
-            status = InstallationStatus::Active;
-        }
-        let installation = Installation {
-            id: spec.id,
-            profile: spec.profile,
-            org: spec.org,
-            provider: profile.provider,
-            owner: profile.owner,
-            account,
-            status,
-            epoch: old.map_or(1, |k| k.epoch),
-        };
-        self.record(Resource::Installation(installation), known.map(|(i, s)| (Resource::Installation(i), s)), puts)
     }
 
     fn binding(&mut self, spec: BindingSpec) -> Result<(), AdminError> {

@@ -6,6 +6,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::{Admin, AdminError, Asking};
 use crate::domain::ids::{AgentId, BindingId, InstallationId, OrgId, ProfileId};
+use crate::domain::installation::Installation;
 use crate::domain::reason::ReasonCode;
 use crate::store::LegacyUse;
 use crate::store::directory::{Directory, Kept};
@@ -22,6 +23,8 @@ fn shown<T: serde::Serialize>(kept: &Kept<T>) -> Json {
         let name = if secret.slot == "previous" { format!("previous_{}", secret.field) } else { secret.field.clone() };
         object.insert(name, json!(secret.facts()));
     }
+    // A digest is for comparing, not for showing whole.
+    object.remove("declared");
     object.insert("updated_at".into(), json!(kept.updated));
     Json::Object(object)
 }
@@ -76,6 +79,7 @@ impl Admin {
             resource(&directory, kind, id).ok_or_else(|| AdminError::new(ReasonCode::AdminNotFound, format!("there is no {kind}/{id}")))?;
         let uses = self.legacy_uses(&directory, kind).await?;
         self.finished(kind, &mut item, &uses);
+        self.with_standing(kind, id, &mut item).await?;
         Ok(item)
     }
 
@@ -97,6 +101,20 @@ impl Admin {
             object.insert("uses".into(), json!(used.map_or(0, |u| u.count)));
             object.insert("last_used_at".into(), json!(used.map(|u| u.last)));
         }
+    }
+
+    /// An installation is shown with what waits for it, what it cannot reach, and what to do next.
+    async fn with_standing(&self, kind: &str, id: &str, item: &mut Json) -> Result<(), AdminError> {
+        let ("installations", Ok(id), Some(object)) = (kind, InstallationId::parse(id), item.as_object_mut()) else { return Ok(()) };
+        let directory = self.store.directory();
+        let installation = directory.installations.get(&id).map(|i| &i.item);
+        let advice = installation.and_then(Installation::advice);
+        let (open, unreachable) = self.store.parked(&id).await?;
+        // What is on its way waits for nothing but its turn.
+        object.insert("parked".into(), json!(if installation.is_some_and(|i| i.status.parks()) { open } else { 0 }));
+        object.insert("unreachable".into(), json!(unreachable));
+        object.insert("advice".into(), json!(advice));
+        Ok(())
     }
 
     /// A profile is shown with the address to give to its provider.

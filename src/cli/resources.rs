@@ -10,7 +10,8 @@ use super::show::{cell, raw, table};
 use super::{CliError, Output, Target};
 
 /// Fields that hold a secret, as `{value: …}`, `{env: NAME}` or `{file: PATH}`.
-const SECRETS: [&str; 6] = ["signing_secret", "previous_signing_secret", "verify_token", "client_secret", "credential", "token"];
+const SECRETS: [&str; 7] =
+    ["signing_secret", "previous_signing_secret", "verify_token", "client_secret", "credential", "refresh_token", "token"];
 
 pub(super) async fn apply(target: &Target, file: &Path, dry_run: bool) -> Result<(), CliError> {
     let unread = |e: &dyn std::fmt::Display| CliError::Unable(format!("{}: {e}", file.display()));
@@ -46,6 +47,10 @@ fn resolve(value: &mut Value) -> Result<(), String> {
 
 fn secret(name: &str, value: &mut Value) -> Result<(), String> {
     let Value::Object(fields) = value else { return Err(format!("{name}: write {{value: …}}, {{env: NAME}} or {{file: PATH}}")) };
+    // A credential has its refresh token in it.
+    if let Some(token) = fields.get_mut("refresh_token") {
+        secret("refresh_token", token)?;
+    }
     let found = match (fields.remove("env"), fields.remove("file")) {
         (None, None) => return Ok(()),
         (Some(Value::String(var)), None) => std::env::var(&var).map_err(|_| format!("{name}: the environment has no {var}"))?,

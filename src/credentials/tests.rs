@@ -107,6 +107,10 @@ impl World {
             account: ExternalAccount::Slack { team_id: Some(format!("T-{id}")), enterprise_id: None },
             status,
             epoch: 1,
+            connected_at: Timestamp::default(),
+            status_reason: None,
+            since: None,
+            declared: None,
         };
         let text = Secret::new(format!("token-of-{id}"));
         let mut sealed = self.vault.seal(None, "installations", id, field::CREDENTIAL, &text).unwrap();

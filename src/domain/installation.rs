@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::clock::Timestamp;
 use super::ids::{AgentId, BindingId, InstallationId, OrgId, ProfileId};
+use super::lifecycle::StatusReason;
 
 /// A messaging provider. Data everywhere; only `providers` and the provider files know what one is like.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -187,6 +188,9 @@ pub enum InstallationStatus {
 }
 
 impl InstallationStatus {
+    /// Every status.
+    pub const ALL: [Self; 5] = [Self::Pending, Self::Active, Self::Degraded, Self::Suspended, Self::Revoked];
+
     /// The word in JSON and in the store.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -200,12 +204,17 @@ impl InstallationStatus {
 
     /// Reads what [`InstallationStatus::as_str`] wrote.
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Pending, Self::Active, Self::Degraded, Self::Suspended, Self::Revoked].into_iter().find(|s| s.as_str() == text)
+        Self::ALL.into_iter().find(|s| s.as_str() == text)
     }
 
     /// Whether events of it are let in: a degraded one still hears, it only cannot speak.
     pub const fn hears(self) -> bool {
         matches!(self, Self::Active | Self::Degraded)
+    }
+
+    /// Whether its deliveries wait. What the store asks for with every claim says the same.
+    pub const fn parks(self) -> bool {
+        matches!(self, Self::Degraded | Self::Suspended)
     }
 }
 
@@ -228,6 +237,38 @@ pub struct Installation {
     pub status: InstallationStatus,
     /// Grows by one with every re-install; older lifecycle events are void.
     pub epoch: i64,
+    /// When this epoch began: what happened before is about an earlier one.
+    #[serde(default)]
+    pub connected_at: Timestamp,
+    /// Why its status is what it is, where it is not simply active.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status_reason: Option<StatusReason>,
+    /// Since when its status is what it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
+    /// Keyed digest of the credential that an operator declared last. It outlives the value: applied again after it was
+    /// revoked or rotated away, it is no new one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub declared: Option<String>,
+}
+
+impl Installation {
+    /// Gives it another status, with the cause.
+    pub fn stand(&mut self, status: InstallationStatus, reason: Option<StatusReason>, now: Timestamp) {
+        self.status = status;
+        self.status_reason = reason;
+        self.since = Some(now);
+    }
+
+    /// What an operator does next, where something is to do.
+    pub fn advice(&self) -> Option<&'static str> {
+        match (self.status, self.status_reason) {
+            (InstallationStatus::Active, _) => None,
+            (_, Some(reason)) => Some(reason.advice()),
+            (InstallationStatus::Degraded | InstallationStatus::Revoked, None) => Some(StatusReason::CredentialDead.advice()),
+            (InstallationStatus::Pending | InstallationStatus::Suspended, None) => Some(StatusReason::Operator.advice()),
+        }
+    }
 }
 
 /// How an agent wants its events.

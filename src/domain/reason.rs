@@ -124,6 +124,9 @@ reasons! {
     EgressIdempotencyConflict "egress.idempotency_conflict" 409 false "The Idempotency-Key was used for another body.";
     EgressInFlight "egress.in_flight" 409 true "The same message is being sent right now.";
     EgressRateLimited "egress.rate_limited" 429 true "The provider asks to wait, or takes no more of this installation yet.";
+    EgressRecipientBlocked "egress.recipient_blocked" 403 false "The provider said that the bot cannot reach this conversation: it was blocked or removed there.";
+    EgressConversationMoved "egress.conversation_moved" 422 false "The conversation goes on under another id, which the detail names.";
+    EgressAccountRestricted "egress.account_restricted" 403 false "The provider restricted or banned the account; sends wait until that is lifted.";
     EgressCredentialInvalid "egress.credential_invalid" 502 false "The provider says that the credential is dead; the installation is degraded.";
     EgressProviderRejected "egress.provider_rejected" 502 false "The provider refused the message.";
     EgressProviderUnavailable "egress.provider_unavailable" 502 true "The provider did not take the message.";
@@ -132,6 +135,7 @@ reasons! {
     EgressMediaTooLarge "egress.media_too_large" 502 false "The file is larger than this gateway passes on.";
     EgressOutcomeUnknown "egress.outcome_unknown" 504 false "The request left and no answer came: the message may have been sent.";
 
+    DeliveryInstallationRevoked "delivery.installation_revoked" 200 false "The installation was revoked before the event was delivered; the delivery is a dead letter.";
     DeliveryExhausted "delivery.exhausted" 200 false "Every attempt failed; the delivery is a dead letter.";
     DeliveryAgentGone "delivery.agent_gone" 200 false "The agent answered 410 and is paused.";
     DeliveryAgentRejected "delivery.agent_rejected" 200 true "The agent answered with an error status.";

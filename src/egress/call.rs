@@ -1,16 +1,16 @@
 //! One call to a provider under a lease: the way every call goes, whichever door it came through. Part of `egress`, floor 7.
 
-use super::{Egress, Ended, Receipt};
+use super::{Egress, Ended, Receipt, refresh};
 use crate::credentials::CredentialLease;
-use crate::domain::installation::{Installation, InstallationStatus};
+use crate::domain::installation::Installation;
+use crate::domain::lifecycle::{Place, StatusReason};
 use crate::domain::message::SendReceipt;
-use crate::domain::reason::ReasonCode;
-use crate::domain::record::AuditRecord;
+use crate::domain::reason::{Failure, ReasonCode, Stop};
 use crate::domain::secret::Secret;
 use crate::providers;
 use crate::store::directory::Directory;
-use crate::store::{Change, Resource};
 use crate::transport::TransportError;
+use crate::vault::field;
 use crate::wire::{WireRequest, WireResponse};
 
 /// What is called: what limits and pauses are counted by.
@@ -35,20 +35,27 @@ impl Egress {
         directory: &Directory,
         lease: &CredentialLease,
         call: &Call<'_>,
-        render: impl FnOnce(&Installation, &Secret, &str) -> Result<WireRequest, ReasonCode>,
+        render: impl Fn(&Installation, &Secret, &str) -> Result<WireRequest, ReasonCode>,
     ) -> Result<WireResponse, Ended> {
         let installation = lease.installation();
+        self.reachable(installation, call).await?;
         // Before the token is opened: what may not leave yet is answered at once, and nobody waits for anybody.
         let (provider, percent) = (providers::of(installation.provider), self.limits.provider_rate(installation.provider));
         if let Err(wait_s) = self.used.take(&installation.id, provider, call, percent, self.clock.now()) {
             let detail = format!("{} takes no more {} of this installation yet; nothing was sent", installation.provider, call.method);
             return Err(Ended { retry_after_s: Some(wait_s), ..Ended::new(ReasonCode::EgressRateLimited, detail) });
         }
-        let api_base = self.providers.api_base(installation.provider);
-        let (request, echo) =
-            lease.with_token(&self.vault, directory, |token| Ok((render(installation, token, api_base)?, Echo::of(token))))?;
-        let sent = self.transport.send(request, self.limits.provider_timeout_ms, call.answer_bytes_max).await;
-        let response = echo.withhold(sent.map_err(|e| unsent(&e))?);
+        let renewed = self.with_live_credential(directory, lease, None).await?;
+        let directory = renewed.as_deref().unwrap_or(directory);
+        let mut response = self.exchange_once(directory, lease, call, &render).await?;
+        // Nothing was done, and there may be a way to another token: the one call that is made twice.
+        if refresh::has_expired(installation, &response)
+            && let Some(spent) = fingerprint(directory, installation)
+            && let Some(renewed) = self.with_live_credential(directory, lease, Some(&spent)).await?
+            && fingerprint(&renewed, installation).is_some_and(|new| new != spent)
+        {
+            response = self.exchange_once(&renewed, lease, call, &render).await?;
+        }
         if (300..400).contains(&response.status) {
             let mut ended = Ended::new(ReasonCode::EgressProviderRedirect, "the provider's address answered with a redirect");
             ended.left = true;
@@ -59,6 +66,33 @@ impl Egress {
         }
         tracing::debug!(installation = %installation.id, method = call.method, conversation = call.conversation, status = response.status, "provider answered");
         Ok(response)
+    }
+
+    async fn exchange_once(
+        &self,
+        directory: &Directory,
+        lease: &CredentialLease,
+        call: &Call<'_>,
+        render: &impl Fn(&Installation, &Secret, &str) -> Result<WireRequest, ReasonCode>,
+    ) -> Result<WireResponse, Ended> {
+        let installation = lease.installation();
+        let api_base = self.providers.api_base(installation.provider);
+        let (request, echo) =
+            lease.with_token(&self.vault, directory, |token| Ok((render(installation, token, api_base)?, Echo::of(token))))?;
+        let sent = self.transport.send(request, self.limits.provider_timeout_ms, call.answer_bytes_max).await;
+        Ok(echo.withhold(sent.map_err(|e| unsent(&e))?))
+    }
+
+    /// What the provider told of the conversation holds until it says otherwise: a person who blocked the bot is not knocked
+    /// at again. A new id is a hint and no destination: which agent may speak there was not asked.
+    async fn reachable(&self, installation: &Installation, call: &Call<'_>) -> Result<(), Ended> {
+        let Some(conversation) = call.conversation else { return Ok(()) };
+        let place = self.store.place(&installation.id, conversation).await;
+        match place.map_err(|e| Ended::from(Stop::from(Failure::from(e))))? {
+            Place::Open => Ok(()),
+            Place::Blocked | Place::Left => Err(Stop::from(ReasonCode::EgressRecipientBlocked).into()),
+            Place::Moved { to } => Err(Ended::new(ReasonCode::EgressConversationMoved, format!("the conversation goes on as `{to}`"))),
+        }
     }
 
     /// What an answer means: for the caller, and for the installation it was given to.
@@ -78,35 +112,16 @@ impl Egress {
             SendReceipt::Unknown { error } => (ReasonCode::EgressOutcomeUnknown, error, None, true),
             SendReceipt::Unavailable { error } => (ReasonCode::EgressProviderUnavailable, error, Some(5), false),
             SendReceipt::CredentialDead { error } => {
-                self.degrade(lease.installation()).await;
+                self.degrade(lease.installation(), &lease.fingerprint(), StatusReason::CredentialDead).await;
                 (ReasonCode::EgressCredentialInvalid, error, None, true)
             }
         };
         Err(Ended { stop: code.into(), detail, retry_after_s, left })
     }
+}
 
-    /// The provider says the credential is dead: the installation hears on and sends no more until an operator acts.
-    async fn degrade(&self, installation: &Installation) {
-        let mut degraded = installation.clone();
-        degraded.status = InstallationStatus::Degraded;
-        let now = self.clock.now();
-        let line = AuditRecord {
-            at: now,
-            actor: "gateway".into(),
-            action: "installation.degrade",
-            target: installation.id.to_string(),
-            org: Some(installation.org.clone()),
-            outcome: "done",
-            code: Some(ReasonCode::EgressCredentialInvalid),
-            decision: None,
-            request: None,
-            detail: None,
-        };
-        tracing::error!(installation = %installation.id, "the provider refuses the credential; connect the installation again");
-        if let Err(error) = self.store.apply(vec![Change::Put(Box::new(Resource::Installation(degraded)), vec![])], vec![line], now).await {
-            tracing::error!(installation = %installation.id, error = %error, "could not be marked degraded");
-        }
-    }
+fn fingerprint(directory: &Directory, installation: &Installation) -> Option<String> {
+    directory.installations.get(&installation.id)?.secret(field::CREDENTIAL).map(|s| s.fingerprint.clone())
 }
 
 /// The ways in which an answer could repeat the token that it was given.

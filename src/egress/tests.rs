@@ -30,6 +30,7 @@ async fn egress(folder: &std::path::Path) -> Egress {
         providers: ProvidersSection::default(),
         limits: Limits::default(),
         used: Arc::default(),
+        refreshers: Refreshers::default(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod answer;
 mod body;
+mod lifecycle;
 mod replies;
 mod sdk;
 #[cfg(test)]
@@ -11,12 +12,13 @@ use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Claim, EdgeLimits, Inspected, Limit, Parsed, Provider, ReplyAddress, Sample, Shared, SignatureValid, SigningSecrets, error_word, get,
-    json_post, lay_over, printable, tagged_digest, text_to_send, within,
+    Claim, EdgeLimits, Inspected, Limit, OauthClient, Parsed, Provider, Refresh, ReplyAddress, Sample, Shared, SignatureValid,
+    SigningSecrets, error_word, get, json_post, lay_over, printable, tagged_digest, text_to_send, within,
 };
 use crate::crypto::MacKey;
 use crate::domain::clock::Timestamp;
 use crate::domain::installation::{AnswerKind, ExternalAccount, ProviderKind};
+use crate::domain::lifecycle::LifecycleNews;
 use crate::domain::message::{EventKind, InboundEvent, OutboundMessage, SendReceipt};
 use crate::domain::reason::ReasonCode;
 use crate::domain::secret::Secret;
@@ -154,6 +156,26 @@ impl Provider for Slack {
 
     fn answer(&self, kind: AnswerKind, body: &[u8]) -> Option<Vec<u8>> {
         answer::read(kind, body)
+    }
+
+    fn lifecycle(&self, event: &InboundEvent) -> Option<LifecycleNews> {
+        lifecycle::news(event)
+    }
+
+    fn render_refresh(&self, client: &OauthClient<'_>, refresh_token: &Secret, api_base: &str) -> Option<WireRequest> {
+        Some(lifecycle::refresh(client, refresh_token, api_base))
+    }
+
+    fn read_refresh(&self, response: &WireResponse, account: &ExternalAccount, app_id: Option<&str>) -> Refresh {
+        lifecycle::refreshed(response, account, app_id)
+    }
+
+    fn refreshes(&self) -> bool {
+        true
+    }
+
+    fn says_expired(&self, response: &WireResponse) -> bool {
+        lifecycle::has_expired(response)
     }
 
     fn send_method(&self) -> &'static str {

@@ -14,7 +14,8 @@ use super::{
 };
 use crate::domain::clock::Timestamp;
 use crate::domain::installation::{ExternalAccount, ProviderKind};
-use crate::domain::message::{OutboundMessage, SendReceipt};
+use crate::domain::lifecycle::LifecycleNews;
+use crate::domain::message::{InboundEvent, OutboundMessage, SendReceipt};
 use crate::domain::reason::ReasonCode;
 use crate::domain::secret::Secret;
 use crate::wire::{RequestHead, WireRequest, WireResponse};
@@ -83,6 +84,10 @@ impl Provider for Telegram {
             return Err(ReasonCode::IngressMediaType);
         }
         body::read(body).map(|event| Parsed::Events(vec![event]))
+    }
+
+    fn lifecycle(&self, event: &InboundEvent) -> Option<LifecycleNews> {
+        body::news(event)
     }
 
     fn send_method(&self) -> &'static str {

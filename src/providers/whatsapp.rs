@@ -16,7 +16,8 @@ use super::{
 use crate::crypto::{MacKey, same_text};
 use crate::domain::clock::Timestamp;
 use crate::domain::installation::{ExternalAccount, ProviderKind};
-use crate::domain::message::{OutboundMessage, SendReceipt};
+use crate::domain::lifecycle::LifecycleNews;
+use crate::domain::message::{InboundEvent, OutboundMessage, SendReceipt};
 use crate::domain::reason::ReasonCode;
 use crate::domain::secret::Secret;
 use crate::wire::{RequestHead, WireRequest, WireResponse};
@@ -116,6 +117,10 @@ impl Provider for WhatsApp {
             return Err(ReasonCode::IngressMediaType);
         }
         body::read(body).map(Parsed::Events)
+    }
+
+    fn lifecycle(&self, event: &InboundEvent) -> Option<LifecycleNews> {
+        body::news(event)
     }
 
     fn send_method(&self) -> &'static str {

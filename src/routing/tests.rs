@@ -18,6 +18,10 @@ fn installation() -> Installation {
         account: ExternalAccount::Slack { team_id: Some("T1".into()), enterprise_id: None },
         status: InstallationStatus::Active,
         epoch: 1,
+        connected_at: Timestamp::default(),
+        status_reason: None,
+        since: None,
+        declared: None,
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::domain::clock::Timestamp;
 use crate::domain::ids::{AgentId, BindingId, InstallationId, OrgId, ProfileId};
 use crate::domain::installation::{
-    Agent, AppProfile, Binding, ExternalAccount, Installation, Mode, Org, Ownership, ProviderKind, SecretFacts,
+    Agent, AppProfile, Binding, ExternalAccount, Installation, InstallationStatus, Mode, Org, Ownership, ProviderKind, SecretFacts,
 };
 use crate::domain::rollout::Flag;
 use crate::domain::session::SessionKey;
@@ -189,7 +189,8 @@ impl Directory {
     /// Whether other installations have a share of the same account.
     pub fn is_shared(&self, installation: &Installation) -> bool {
         let ExternalAccount::Telegram { .. } = &installation.account else { return false };
-        self.installations.values().any(|i| i.item.profile == installation.profile && i.item.id != installation.id)
+        let has_share = |i: &Installation| i.profile == installation.profile && i.status != InstallationStatus::Revoked;
+        self.installations.values().any(|i| i.item.id != installation.id && has_share(&i.item))
     }
 
     /// The agent with this token, by the token's keyed digest.
@@ -229,7 +230,8 @@ impl Directory {
 
     /// Rebuilds every lookup from the resources.
     pub(super) fn index(&mut self) {
-        for installation in self.installations.values() {
+        let is_revoked = |i: &Arc<Kept<Installation>>| i.item.status == InstallationStatus::Revoked;
+        for installation in self.installations.values().filter(|i| !is_revoked(i)) {
             let mode = installation.item.owner.mode();
             for key in lookup_keys(&installation.item.account) {
                 self.modes_by_account.entry(key.clone()).or_default().push(mode);
@@ -240,7 +242,16 @@ impl Directory {
                 self.hearing.entry(of).or_default().push(installation.item.id.clone());
             }
         }
-        self.disputed = disputed(self.installations.values().map(|i| &i.item));
+        // A revoked one has let go of its account. While nobody else has it, what is still on its way is that one's and is
+        // refused as such, not as a stranger's.
+        let mut ended: Vec<_> = self.installations.values().filter(|i| is_revoked(i)).cloned().collect();
+        ended.sort_by_key(|i| std::cmp::Reverse(i.item.since));
+        for installation in ended {
+            for key in lookup_keys(&installation.item.account) {
+                self.accounts.entry((installation.item.profile.clone(), key)).or_insert_with(|| vec![installation.clone()]);
+            }
+        }
+        self.disputed = disputed(self.installations.values().filter(|i| !is_revoked(i)).map(|i| &i.item));
         let mut connected = Vec::new();
         for binding in self.bindings.values() {
             match (&binding.item.installation, binding.item.select.provider) {
@@ -401,6 +412,10 @@ mod tests {
                 account: ExternalAccount::Slack { team_id: Some(format!("T{n}")), enterprise_id: None },
                 status: *status,
                 epoch: 1,
+                connected_at: Timestamp::default(),
+                status_reason: None,
+                since: None,
+                declared: None,
             };
             directory.installations.insert(item.id.clone(), Arc::new(Kept { item, secrets: vec![], updated: Timestamp::default() }));
         }

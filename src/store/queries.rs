@@ -4,6 +4,7 @@
 mod declared;
 mod deliveries;
 mod flags;
+mod lifecycle;
 mod sends;
 mod sessions;
 
@@ -22,8 +23,10 @@ use crate::domain::installation::ProviderKind;
 use crate::domain::record::{AuditRecord, Decision, RefusalRecord};
 
 pub(super) use declared::apply;
-pub(super) use deliveries::{lease, open_deliveries, paused_agents, release, replay, settle};
+pub(super) use deliveries::{halted, lease, open_deliveries, release, replay, settle};
 pub(super) use flags::{change_flag, change_global, events_since, flags, last_run};
+pub use lifecycle::Refreshed;
+pub(super) use lifecycle::{refreshed, shift};
 pub(super) use sends::{abandon_sends, begin_send, finish_send};
 pub(super) use sessions::{
     Found, active_session, end, expire, follow, import, imported_session, insert_session, legacy_used, promote, touch_session, touched,

@@ -15,6 +15,7 @@ use super::{AgentScope, EventView, LegacyUse, ListFilter, Page, SessionView, Sto
 use crate::domain::clock::Timestamp;
 use crate::domain::ids::{AgentId, BindingId, DecisionId, DeliveryId, EventId, InstallationId, OrgId, ProfileId, SessionId};
 use crate::domain::installation::{Agent, AppProfile, Binding, Installation, Org, ProviderKind};
+use crate::domain::lifecycle::Place;
 use crate::domain::rollout::{Flag, RollbackMode, RolloutStage};
 use crate::domain::route::Route;
 
@@ -120,6 +121,51 @@ async fn flags(tx: &mut sqlx::Transaction<'_, sqlx::Sqlite>) -> Result<BTreeMap<
         flag.canary.sort();
     }
     Ok(found)
+}
+
+/// How a conversation stands; one that nothing is known of is open.
+pub(super) async fn place(pool: &SqlitePool, installation: &InstallationId, conversation: &str) -> Result<Place, StoreError> {
+    let row: Option<(String, Option<String>)> =
+        sqlx::query_as("SELECT state, moved_to FROM places WHERE installation = $1 AND conversation = $2")
+            .bind(installation.as_str())
+            .bind(conversation)
+            .fetch_optional(pool)
+            .await
+            .map_err(failed)?;
+    match row {
+        None => Ok(Place::Open),
+        Some((state, to)) => match (state.as_str(), to) {
+            ("open", _) => Ok(Place::Open),
+            ("blocked", _) => Ok(Place::Blocked),
+            ("left", _) => Ok(Place::Left),
+            ("moved", Some(to)) => Ok(Place::Moved { to }),
+            _ => Err(damaged("places", format!("unknown state `{state}`"))),
+        },
+    }
+}
+
+/// Places that are listed of one installation.
+const PLACES_SHOWN_MAX: i64 = 100;
+
+pub(super) async fn parked(pool: &SqlitePool, installation: &InstallationId) -> Result<(i64, Vec<Json>), StoreError> {
+    let waiting: i64 = sqlx::query_scalar(
+        "SELECT COUNT(*) FROM deliveries d INDEXED BY deliveries_open JOIN events e ON e.seq = d.seq \
+         WHERE d.settled_ms IS NULL AND e.installation = $1",
+    )
+    .bind(installation.as_str())
+    .fetch_one(pool)
+    .await
+    .map_err(failed)?;
+    let places: Vec<(String, String, Option<String>, i64)> = sqlx::query_as(
+        "SELECT conversation, state, moved_to, at_ms FROM places WHERE installation = $1 AND state != 'open' ORDER BY conversation LIMIT $2",
+    )
+    .bind(installation.as_str())
+    .bind(PLACES_SHOWN_MAX)
+    .fetch_all(pool)
+    .await
+    .map_err(failed)?;
+    let shown = |(conversation, state, to, at): (String, String, Option<String>, i64)| json!({"conversation": conversation, "state": state, "moved_to": to, "since": Timestamp::from_ms(at)});
+    Ok((waiting, places.into_iter().map(shown).collect()))
 }
 
 pub(super) async fn event_view(pool: &SqlitePool, event: &EventId) -> Result<Option<EventView>, StoreError> {

@@ -8,6 +8,7 @@ use super::directory;
 use crate::domain::clock::Timestamp;
 use crate::domain::ids::{AgentId, BindingId, EventId, InstallationId, MessageId, OrgId, ProfileId, RequestId, SessionId};
 use crate::domain::installation::{Agent, AppProfile, Binding, Installation, Mode, Org, ProviderKind};
+use crate::domain::lifecycle::{Shift, Shifted};
 use crate::domain::message::{EventKind, Normal};
 use crate::domain::reason::{Failure, ReasonCode};
 use crate::domain::record::{AuditRecord, Decision, RefusalRecord};
@@ -120,6 +121,17 @@ pub struct AcceptRequest {
     pub refusals: Vec<RefusalRecord>,
     /// Decisions that refused.
     pub denials: Vec<(Option<OrgId>, Arc<Decision>)>,
+    /// What its events change of installations, whether they may go on or not.
+    pub shifts: Vec<Shift>,
+}
+
+/// What became of a webhook request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Accepted {
+    /// Where each event ended up.
+    pub events: Vec<Acceptance>,
+    /// What changed of installations.
+    pub shifted: Vec<Shifted>,
 }
 
 /// Where one event ended up.

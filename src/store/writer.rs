@@ -17,9 +17,10 @@ use super::outbox::{Open, Outbox};
 use super::queries::{self, AuditRow, DecisionRow, EventRow, Found, RefusalRow};
 use super::sessions::Touched;
 use super::sqlite::from_sqlx;
-use super::{AcceptRequest, Acceptance, StoreError, lock};
+use super::{AcceptRequest, Acceptance, Accepted, StoreError, close, lock};
 use crate::domain::clock::Timestamp;
 use crate::domain::ids::SessionId;
+use crate::domain::lifecycle::Shift;
 use crate::domain::record::{AuditRecord, Decision, RefusalRecord};
 
 /// A piece of work inside the writer's transaction.
@@ -37,7 +38,7 @@ pub(super) enum Wake {
 }
 
 pub(super) enum Job {
-    Accept(Box<AcceptRequest>, oneshot::Sender<Result<Vec<Acceptance>, StoreError>>),
+    Accept(Box<AcceptRequest>, oneshot::Sender<Result<Accepted, StoreError>>),
     Task(AnyWork, Acked, Wake),
     Stop(oneshot::Sender<()>),
 }
@@ -170,8 +171,16 @@ pub(super) async fn run(
     let _ = writer.conn.close().await;
 }
 
-type AcceptJob = (Box<AcceptRequest>, oneshot::Sender<Result<Vec<Acceptance>, StoreError>>);
+type AcceptJob = (Box<AcceptRequest>, oneshot::Sender<Result<Accepted, StoreError>>);
 type TaskJob = (AnyWork, Acked);
+/// What a batch of requests comes to.
+#[derive(Default)]
+struct Kept {
+    accepted: Vec<Accepted>,
+    opened: Vec<Open>,
+    closed: Vec<Open>,
+}
+
 type Answer = (Acked, Result<Box<dyn Any + Send>, StoreError>);
 
 impl Writer {
@@ -188,14 +197,15 @@ impl Writer {
         let mut answers: Vec<Answer> = Vec::with_capacity(tasks.len());
         let result = self.transact(&requests, tasks, &mut answers).await;
         match result {
-            Ok((mut acceptances, opened)) => {
+            Ok(Kept { mut accepted, opened, closed }) => {
                 let mut outbox = lock(&self.outbox);
-                for open in opened {
-                    outbox.push(&open.session, &open.agent, open.seq, open.at_ms);
+                for open in &opened {
+                    outbox.push(open);
                 }
                 drop(outbox);
+                close(&self.outbox, &closed);
                 for ack in acks.into_iter().rev() {
-                    let _ = ack.send(Ok(acceptances.pop().unwrap_or_default()));
+                    let _ = ack.send(Ok(accepted.pop().unwrap_or_default()));
                 }
                 for (ack, answer) in answers {
                     ack(answer);
@@ -222,7 +232,7 @@ impl Writer {
         requests: &[Box<AcceptRequest>],
         tasks: Vec<TaskJob>,
         answers: &mut Vec<Answer>,
-    ) -> Result<(Vec<Vec<Acceptance>>, Vec<Open>), StoreError> {
+    ) -> Result<Kept, StoreError> {
         if let Err(e) = queries::run(&mut self.conn, "BEGIN IMMEDIATE").await {
             for (_, ack) in tasks {
                 answers.push((ack, Err(e.clone())));
@@ -260,18 +270,21 @@ impl Writer {
     }
 
     /// Keeps a batch; what became of each event, and the deliveries that are open now.
-    async fn accept(&mut self, requests: &[Box<AcceptRequest>]) -> Result<(Vec<Vec<Acceptance>>, Vec<Open>), StoreError> {
+    async fn accept(&mut self, requests: &[Box<AcceptRequest>]) -> Result<Kept, StoreError> {
         let all: Vec<_> = requests.iter().flat_map(|r| r.events.iter().map(move |e| (r.as_ref(), e))).collect();
         let fresh = queries::insert_dedupe(&mut self.conn, &all).await?;
-        let acceptances = requests
-            .iter()
-            .map(|r| {
-                r.events
-                    .iter()
-                    .map(|e| if fresh.contains(e.id.as_str()) { Acceptance::Stored(e.id.clone()) } else { Acceptance::Duplicate })
-                    .collect()
-            })
-            .collect();
+        let (mut accepted, mut closed) = (Vec::with_capacity(requests.len()), Vec::new());
+        for request in requests {
+            let became =
+                |e: &super::NewEvent| if fresh.contains(e.id.as_str()) { Acceptance::Stored(e.id.clone()) } else { Acceptance::Duplicate };
+            let mut shifted = Vec::new();
+            // Before the events: what an uninstall ends is what was accepted before it, and its own news still goes out.
+            let news = |shift: &&Shift| shift.event.as_ref().is_none_or(|event| fresh.contains(event.as_str()));
+            for shift in request.shifts.iter().filter(news) {
+                shifted.extend(queries::shift(&mut self.conn, shift, request.received, &mut closed).await?);
+            }
+            accepted.push(Accepted { events: request.events.iter().map(became).collect(), shifted });
+        }
 
         let mut rows = Vec::with_capacity(all.len());
         let mut decisions = Vec::with_capacity(all.len() * 2);
@@ -325,10 +338,11 @@ impl Writer {
                 seq,
                 session: row.session.to_string(),
                 agent: row.event.route.agent.to_string(),
+                installation: row.event.route.installation.to_string(),
                 at_ms: row.request.received.ms(),
             })
             .collect();
-        Ok((acceptances, opened))
+        Ok(Kept { accepted, opened, closed })
     }
 
     /// The number of a decision's verdict. Decisions come out of the policies' cache, so most are the very same value; a

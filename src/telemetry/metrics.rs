@@ -9,7 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-use crate::domain::installation::{AnswerKind, Mode, ProviderKind};
+use crate::domain::installation::{AnswerKind, InstallationStatus, Mode, ProviderKind};
 use crate::domain::reason::ReasonCode;
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -52,6 +52,24 @@ struct ProviderLabel {
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct LifecycleLabels {
+    provider: &'static str,
+    change: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct StatusLabels {
+    provider: &'static str,
+    status: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct RefreshLabels {
+    provider: &'static str,
+    result: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct ProfileLabel {
     profile: String,
 }
@@ -83,6 +101,9 @@ pub struct Metrics {
     legacy: Family<ProviderLabel, Counter>,
     previous_secret: Family<ProviderLabel, Counter>,
     aliases: Family<ProfileLabel, Counter>,
+    lifecycle: Family<LifecycleLabels, Counter>,
+    refreshes: Family<RefreshLabels, Counter>,
+    installations: Family<StatusLabels, Gauge>,
     panics: Counter<u64, AtomicU64>,
     policy: Family<VersionLabel, Gauge>,
     policy_stale: Gauge,
@@ -108,6 +129,9 @@ impl Metrics {
             legacy: Family::default(),
             previous_secret: Family::default(),
             aliases: Family::default(),
+            lifecycle: Family::default(),
+            refreshes: Family::default(),
+            installations: Family::default(),
             panics: Counter::default(),
             policy: Family::default(),
             policy_stale: Gauge::default(),
@@ -128,6 +152,9 @@ impl Metrics {
         registry.register("legacy_fallback", "Routes taken through a legacy binding", metrics.legacy.clone());
         registry.register("secret_previous_used", "Webhooks proved by a previous secret", metrics.previous_secret.clone());
         registry.register("ingress_alias", "Webhooks that came by an old address", metrics.aliases.clone());
+        registry.register("lifecycle", "What befell installations", metrics.lifecycle.clone());
+        registry.register("credential_refreshes", "Expiring credentials traded for new ones by result", metrics.refreshes.clone());
+        registry.register("installations", "Installations by status", metrics.installations.clone());
         registry.register("handler_panics", "Requests whose handler broke", metrics.panics.clone());
         registry.register("policy_info", "1 for the policy set in force", metrics.policy.clone());
         registry.register("policy_stale", "1 while the policies on disk are not the ones in force", metrics.policy_stale.clone());
@@ -200,6 +227,26 @@ impl Metrics {
     /// A webhook came by an old address of a declared profile.
     pub fn alias_used(&self, profile: &str) {
         self.aliases.get_or_create(&ProfileLabel { profile: profile.to_owned() }).inc();
+    }
+
+    /// Something befell an installation: the change's word, or `stale`.
+    pub fn lifecycle(&self, provider: ProviderKind, change: &'static str) {
+        self.lifecycle.get_or_create(&LifecycleLabels { provider: provider.as_str(), change }).inc();
+    }
+
+    /// A credential was refreshed: `done`, `refused` or `failed`.
+    pub fn refresh(&self, provider: ProviderKind, result: &'static str) {
+        self.refreshes.get_or_create(&RefreshLabels { provider: provider.as_str(), result }).inc();
+    }
+
+    /// How many installations there are of each provider and status.
+    pub fn installations(&self, all: impl Iterator<Item = (ProviderKind, InstallationStatus)>) {
+        let all: Vec<_> = all.collect();
+        for (provider, status) in ProviderKind::ALL.into_iter().flat_map(|p| InstallationStatus::ALL.map(|s| (p, s))) {
+            let count = all.iter().filter(|of| **of == (provider, status)).count();
+            let labels = StatusLabels { provider: provider.as_str(), status: status.as_str() };
+            self.installations.get_or_create(&labels).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
     }
 
     /// A handler broke.

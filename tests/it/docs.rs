@@ -7,7 +7,7 @@ use std::process::Command;
 
 use byoa_gateway::admin::document::Document;
 use byoa_gateway::config::Config;
-use byoa_gateway::domain::installation::{AnswerKind, Mode, ProviderKind};
+use byoa_gateway::domain::installation::{AnswerKind, InstallationStatus, Mode, ProviderKind};
 use byoa_gateway::domain::reason::ReasonCode;
 use byoa_gateway::telemetry::metrics::Metrics;
 use serde_json::Value;
@@ -172,6 +172,9 @@ fn every_metric_is_documented_with_its_labels() {
     metrics.send(slack, "org", "sent", None);
     metrics.synchronous_answer(AnswerKind::ViewSubmission, "relayed");
     metrics.previous_secret_used(slack);
+    metrics.lifecycle(slack, "revoked");
+    metrics.refresh(slack, "done");
+    metrics.installations(std::iter::once((slack, InstallationStatus::Active)));
     metrics.panicked();
     metrics.alias_used("acme-slack");
     metrics.policies_in_force("v", 1);

@@ -3,6 +3,7 @@
 pub mod fakes;
 pub mod gateway;
 pub mod raw;
+pub mod scripted;
 pub mod world;
 
 use std::path::PathBuf;

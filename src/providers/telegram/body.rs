@@ -3,6 +3,8 @@
 use bytes::Bytes;
 
 use super::super::fit_id;
+use crate::domain::clock::Timestamp;
+use crate::domain::lifecycle::{LifecycleChange, LifecycleNews, Place};
 use crate::domain::message::{AccountClaim, Attachment, Conversation, ConversationKind, EventKind, InboundEvent, Normal, Sender};
 use crate::domain::reason::ReasonCode;
 use crate::wire::json::{self, Json};
@@ -174,6 +176,27 @@ fn own_membership(change: &Json<'_>) -> EventKind {
         (_, Some(false)) => EventKind::ChatLeft,
         _ => EventKind::Membership,
     }
+}
+
+/// What an update says of the installation: never of all of it, always of one chat. Only the old group's news of an upgrade
+/// counts; the new one's would let a chat speak for another.
+pub(super) fn news(event: &InboundEvent) -> Option<LifecycleNews> {
+    use EventKind as K;
+    if !matches!(event.kind, K::Blocked | K::Unblocked | K::ChatJoined | K::ChatLeft | K::ChatMigrated) {
+        return None;
+    }
+    // Parsed before, strictly, or there were no event.
+    let doc = json::parse(&event.raw).ok()?;
+    let payload = doc.at(&event.provider_event_type);
+    let place = match event.kind {
+        K::Blocked => Place::Blocked,
+        K::ChatLeft => Place::Left,
+        K::ChatMigrated => Place::Moved { to: payload.at("migrate_to_chat_id").digits()? },
+        _ => Place::Open,
+    };
+    let conversation = event.normal.conversation.as_ref()?.id.clone();
+    let happened = payload.at("date").int().and_then(|s| s.try_into().ok()).map(Timestamp::from_secs);
+    Some(LifecycleNews { change: LifecycleChange::Place { conversation, place }, happened })
 }
 
 /// The numeric id of a chat or user, digit for digit; absent only where the whole object is.

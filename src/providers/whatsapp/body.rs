@@ -8,6 +8,9 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::super::{digest_id, fit_id, text_id};
+use crate::domain::clock::Timestamp;
+use crate::domain::installation::InstallationStatus as Status;
+use crate::domain::lifecycle::{LifecycleChange, LifecycleNews, StatusReason};
 use crate::domain::message::{AccountClaim, Attachment, Conversation, ConversationKind, EventKind, InboundEvent, Normal, Sender};
 use crate::domain::reason::ReasonCode;
 use crate::wire::json::{self, Json};
@@ -176,6 +179,29 @@ fn account_kind(value: &Json<'_>) -> EventKind {
         Some("DISABLED_UPDATE" | "ACCOUNT_RESTRICTION" | "ACCOUNT_VIOLATION") => EventKind::Restricted,
         _ => EventKind::Other,
     }
+}
+
+/// What an account update says of the installations of that account. What it says beside these is for people.
+pub(super) fn news(event: &InboundEvent) -> Option<LifecycleNews> {
+    if event.provider_event_type != "account_update" {
+        return None;
+    }
+    // Parsed before, strictly, or there were no event.
+    let doc = json::parse(&event.raw).ok()?;
+    let entry = doc.at("entry").items().first()?;
+    let value = entry.at("changes").items().first()?.at("value");
+    let change = match (value.at("event").str()?, value.at("ban_info").at("waba_ban_state").str()) {
+        ("PARTNER_APP_UNINSTALLED" | "PARTNER_REMOVED", _) => LifecycleChange::Status(Status::Revoked, StatusReason::Uninstalled),
+        ("ACCOUNT_DELETED", _) => LifecycleChange::Status(Status::Revoked, StatusReason::AccountDeleted),
+        ("DISABLED_UPDATE", Some("REINSTATE")) | ("ACCOUNT_RECONNECTED", _) => LifecycleChange::Restored,
+        ("DISABLED_UPDATE", Some("SCHEDULE_FOR_DISABLE")) => LifecycleChange::Status(Status::Degraded, StatusReason::BanScheduled),
+        // One that we do not know is taken for what the event is named after.
+        ("DISABLED_UPDATE", _) => LifecycleChange::Status(Status::Suspended, StatusReason::Banned),
+        ("ACCOUNT_RESTRICTION" | "ACCOUNT_VIOLATION", _) => LifecycleChange::Status(Status::Degraded, StatusReason::Restricted),
+        ("ACCOUNT_OFFBOARDED", _) => LifecycleChange::Status(Status::Suspended, StatusReason::Offboarded),
+        _ => return None,
+    };
+    Some(LifecycleNews { change, happened: entry.at("time").int().and_then(|s| s.try_into().ok()).map(Timestamp::from_secs) })
 }
 
 /// One change about one number: what its messages and statuses share.

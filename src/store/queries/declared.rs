@@ -3,22 +3,29 @@
 use sqlx::SqliteConnection;
 
 use super::super::directory::{bot_owner, claims};
+use super::super::outbox::Open;
 use super::super::writer::failed;
 use super::super::{Change, Resource, SecretPut, StoreError};
-use super::audit;
+use super::{audit, lifecycle};
 use crate::domain::clock::Timestamp;
 use crate::domain::ids::OrgId;
+use crate::domain::installation::{Installation, InstallationStatus};
 use crate::domain::record::AuditRecord;
 
+/// Applies declared changes; the deliveries that end with installations that are revoked by them.
 pub(in crate::store) async fn apply(
     conn: &mut SqliteConnection,
     changes: &[Change],
     lines: &[AuditRecord],
     now: Timestamp,
-) -> Result<(), StoreError> {
+) -> Result<Vec<Open>, StoreError> {
+    let mut closed = Vec::new();
     for change in changes {
         match change {
-            Change::Put(resource, secrets) => put(conn, resource, secrets, now).await?,
+            Change::Put(resource, secrets) => match resource.as_ref() {
+                Resource::Installation(installation) => closed.extend(put_installation(conn, installation, secrets, now).await?),
+                resource => put(conn, resource, secrets, now).await?,
+            },
             Change::KeepKey(secret) => keep_key(conn, secret).await?,
             Change::DropSecret { kind, owner, field, slot } => {
                 sqlx::query("DELETE FROM secrets WHERE kind = $1 AND owner = $2 AND field = $3 AND slot = $4")
@@ -33,7 +40,49 @@ pub(in crate::store) async fn apply(
             Change::Delete { kind, id } => delete(conn, kind, id, now).await?,
         }
     }
-    audit(conn, lines).await
+    audit(conn, lines).await?;
+    Ok(closed)
+}
+
+/// An installation as it lies in the store.
+pub(super) async fn stored_installation(conn: &mut SqliteConnection, id: &str) -> Result<Option<Installation>, StoreError> {
+    let body: Option<String> = sqlx::query_scalar("SELECT body FROM resources WHERE kind = 'installations' AND id = $1")
+        .bind(id)
+        .fetch_optional(conn)
+        .await
+        .map_err(failed)?;
+    body.map(|body| serde_json::from_str(&body).map_err(|e| StoreError::Corrupt(format!("installations/{id}: {e}")))).transpose()
+}
+
+/// An operator's change was planned against what the directory showed; a provider may have ended or halted the installation
+/// since. What came later stands, and revoked ends with a new epoch only.
+async fn put_installation(
+    conn: &mut SqliteConnection,
+    planned: &Installation,
+    secrets: &[SecretPut],
+    now: Timestamp,
+) -> Result<Vec<Open>, StoreError> {
+    let mut installation = planned.clone();
+    if let Some(stored) = stored_installation(conn, planned.id.as_str()).await? {
+        let revoked = stored.status == InstallationStatus::Revoked && stored.epoch >= planned.epoch;
+        if stored.since > planned.since || (revoked && planned.status != InstallationStatus::Revoked) {
+            (installation.status, installation.status_reason, installation.since) = (stored.status, stored.status_reason, stored.since);
+        }
+    }
+    write_installation(conn, &installation, now).await?;
+    if installation.status == InstallationStatus::Revoked {
+        return lifecycle::end(conn, &installation.id, now).await;
+    }
+    claim_accounts(conn, &installation).await?;
+    for put in secrets {
+        put_secret(conn, put).await?;
+    }
+    Ok(Vec::new())
+}
+
+/// Writes an installation's row.
+pub(super) async fn write_installation(conn: &mut SqliteConnection, installation: &Installation, now: Timestamp) -> Result<(), StoreError> {
+    put(conn, &Resource::Installation(installation.clone()), &[], now).await
 }
 
 async fn put(conn: &mut SqliteConnection, resource: &Resource, secrets: &[SecretPut], now: Timestamp) -> Result<(), StoreError> {
@@ -57,30 +106,26 @@ async fn put(conn: &mut SqliteConnection, resource: &Resource, secrets: &[Secret
     .execute(&mut *conn)
     .await
     .map_err(failed)?;
-    match resource {
-        Resource::Profile(profile) => {
-            let taken: Option<String> = sqlx::query_scalar("SELECT profile FROM ingress_ids WHERE ingress_id = $1")
-                .bind(profile.ingress_id.as_str())
-                .fetch_optional(&mut *conn)
-                .await
-                .map_err(failed)?;
-            if taken.as_deref().is_some_and(|t| t != profile.id.as_str()) {
-                return Err(StoreError::Conflict(format!("ingress_id of profile `{}` belongs to another profile", profile.id)));
-            }
-            sqlx::query(
-                "INSERT INTO ingress_ids (ingress_id, profile) VALUES ($1, $2) ON CONFLICT (ingress_id) DO UPDATE SET removed_ms = NULL",
-            )
+    if let Resource::Profile(profile) = resource {
+        let taken: Option<String> = sqlx::query_scalar("SELECT profile FROM ingress_ids WHERE ingress_id = $1")
             .bind(profile.ingress_id.as_str())
-            .bind(profile.id.as_str())
-            .execute(&mut *conn)
+            .fetch_optional(&mut *conn)
             .await
             .map_err(failed)?;
+        if taken.as_deref().is_some_and(|t| t != profile.id.as_str()) {
+            return Err(StoreError::Conflict(format!("ingress_id of profile `{}` belongs to another profile", profile.id)));
         }
-        Resource::Installation(installation) => claim_accounts(conn, installation).await?,
-        _ => {}
+        sqlx::query(
+            "INSERT INTO ingress_ids (ingress_id, profile) VALUES ($1, $2) ON CONFLICT (ingress_id) DO UPDATE SET removed_ms = NULL",
+        )
+        .bind(profile.ingress_id.as_str())
+        .bind(profile.id.as_str())
+        .execute(&mut *conn)
+        .await
+        .map_err(failed)?;
     }
-    for secret in secrets {
-        put_secret(conn, secret).await?;
+    for put in secrets {
+        put_secret(conn, put).await?;
     }
     Ok(())
 }
@@ -100,29 +145,29 @@ async fn keep_key(conn: &mut SqliteConnection, put: &SecretPut) -> Result<(), St
     }
 }
 
-async fn put_secret(conn: &mut SqliteConnection, put: &SecretPut) -> Result<(), StoreError> {
+pub(super) async fn put_secret(conn: &mut SqliteConnection, put: &SecretPut) -> Result<(), StoreError> {
     let s = &put.secret;
     sqlx::query(
-            "INSERT INTO secrets (kind, owner, field, slot, id, sealed, fingerprint, set_ms, until_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) \
-             ON CONFLICT (kind, owner, field, slot) DO UPDATE SET id = excluded.id, sealed = excluded.sealed, \
-             fingerprint = excluded.fingerprint, set_ms = excluded.set_ms, until_ms = excluded.until_ms",
-        )
-        .bind(put.kind)
-        .bind(put.owner.as_str())
-        .bind(s.field.as_str())
-        .bind(s.slot.as_str())
-        .bind(s.id.as_str())
-        .bind(s.sealed.clone())
-        .bind(s.fingerprint.as_str())
-        .bind(s.set.ms())
-        .bind(s.until.map(Timestamp::ms))
-        .execute(conn)
-        .await
-        .map(|_| ())
-        .map_err(failed)
+        "INSERT INTO secrets (kind, owner, field, slot, id, sealed, fingerprint, set_ms, until_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) \
+         ON CONFLICT (kind, owner, field, slot) DO UPDATE SET id = excluded.id, sealed = excluded.sealed, \
+         fingerprint = excluded.fingerprint, set_ms = excluded.set_ms, until_ms = excluded.until_ms",
+    )
+    .bind(put.kind)
+    .bind(put.owner.as_str())
+    .bind(s.field.as_str())
+    .bind(s.slot.as_str())
+    .bind(s.id.as_str())
+    .bind(s.sealed.clone())
+    .bind(s.fingerprint.as_str())
+    .bind(s.set.ms())
+    .bind(s.until.map(Timestamp::ms))
+    .execute(conn)
+    .await
+    .map(|_| ())
+    .map_err(failed)
 }
 
-async fn claim_accounts(conn: &mut SqliteConnection, installation: &crate::domain::installation::Installation) -> Result<(), StoreError> {
+pub(super) async fn claim_accounts(conn: &mut SqliteConnection, installation: &Installation) -> Result<(), StoreError> {
     free_accounts(conn, installation.id.as_str()).await?;
     if let Some((account, owner)) = bot_owner(installation) {
         own(conn, &account, &owner).await?;
@@ -160,7 +205,7 @@ fn taken(error: sqlx::Error, account: &str) -> StoreError {
     }
 }
 
-async fn free_accounts(conn: &mut SqliteConnection, installation: &str) -> Result<(), StoreError> {
+pub(super) async fn free_accounts(conn: &mut SqliteConnection, installation: &str) -> Result<(), StoreError> {
     sqlx::query("DELETE FROM claims WHERE installation = $1").bind(installation).execute(&mut *conn).await.map_err(failed)?;
     sqlx::query(
         "DELETE FROM owners WHERE NOT EXISTS (SELECT 1 FROM claims c WHERE c.account = owners.account) \
@@ -183,7 +228,10 @@ async fn delete(conn: &mut SqliteConnection, kind: &str, id: &str, now: Timestam
             .await
             .map(|_| ())
             .map_err(failed),
-        "installations" => free_accounts(conn, id).await,
+        "installations" => {
+            sqlx::query("DELETE FROM places WHERE installation = $1").bind(id).execute(&mut *conn).await.map_err(failed)?;
+            free_accounts(conn, id).await
+        }
         "bindings" => sqlx::query("DELETE FROM legacy_uses WHERE binding = $1").bind(id).execute(conn).await.map(|_| ()).map_err(failed),
         _ => Ok(()),
     }

@@ -1,11 +1,9 @@
 //! Statements that move deliveries: lease, settle, release, replay.
 
-use std::collections::HashSet;
-
 use sqlx::{Row, SqliteConnection};
 
 use super::super::StoreError;
-use super::super::outbox::Open;
+use super::super::outbox::{Halted, Open};
 use super::super::writer::failed;
 use super::audit;
 use crate::domain::clock::Timestamp;
@@ -16,27 +14,38 @@ use crate::domain::record::AuditRecord;
 /// Every open delivery, oldest first.
 pub(in crate::store) async fn open_deliveries(conn: &mut SqliteConnection) -> Result<Vec<Open>, StoreError> {
     let rows = sqlx::query(
-        "SELECT seq, session, agent, MAX(due_ms, COALESCE(lease_until_ms, 0)) FROM deliveries INDEXED BY deliveries_open \
-         WHERE settled_ms IS NULL ORDER BY seq",
+        "SELECT d.seq, d.session, d.agent, MAX(d.due_ms, COALESCE(d.lease_until_ms, 0)), e.installation \
+         FROM deliveries d INDEXED BY deliveries_open JOIN events e ON e.seq = d.seq WHERE d.settled_ms IS NULL ORDER BY d.seq",
     )
     .fetch_all(conn)
     .await
     .map_err(failed)?;
     let open = |row: &sqlx::sqlite::SqliteRow| {
-        Ok(Open { seq: row.try_get(0)?, session: row.try_get(1)?, agent: row.try_get(2)?, at_ms: row.try_get(3)? })
+        let (seq, session, agent) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+        Ok(Open { seq, session, agent, at_ms: row.try_get(3)?, installation: row.try_get(4)? })
     };
     rows.iter().map(open).collect::<Result<_, sqlx::Error>>().map_err(failed)
 }
 
-/// Agents that are not sent anything. Read here and not in the directory, which follows a commit a moment later: a moment in
-/// which a 410 would be asked for twice.
-pub(in crate::store) async fn paused_agents(conn: &mut SqliteConnection) -> Result<HashSet<String>, StoreError> {
-    let ids: Vec<String> =
-        sqlx::query_scalar("SELECT id FROM resources WHERE kind = 'agents' AND json_extract(body, '$.status') = 'paused'")
-            .fetch_all(conn)
-            .await
-            .map_err(failed)?;
-    Ok(ids.into_iter().collect())
+/// Whose deliveries wait: paused agents', and those of installations that are degraded or suspended. Read here and not in
+/// the directory, which follows a commit a moment later: a moment in which a 410 would be asked for twice.
+pub(in crate::store) async fn halted(conn: &mut SqliteConnection) -> Result<Halted, StoreError> {
+    let rows: Vec<(String, String)> = sqlx::query_as(
+        "SELECT kind, id FROM resources INDEXED BY resources_halted \
+         WHERE json_extract(body, '$.status') IN ('paused', 'degraded', 'suspended')",
+    )
+    .fetch_all(conn)
+    .await
+    .map_err(failed)?;
+    let mut halted = Halted::default();
+    for (kind, id) in rows {
+        match kind.as_str() {
+            "agents" => halted.agents.insert(id),
+            "installations" => halted.installations.insert(id),
+            _ => false,
+        };
+    }
+    Ok(halted)
 }
 
 /// Leases these deliveries. The attempt is counted before it begins.
@@ -159,11 +168,13 @@ pub(in crate::store) async fn replay(
     now: Timestamp,
 ) -> Result<Option<Option<Open>>, StoreError> {
     let Some(seq) = id.number() else { return Ok(None) };
-    let row = sqlx::query("SELECT settled_ms IS NULL, session, agent FROM deliveries WHERE seq = $1")
-        .bind(seq)
-        .fetch_optional(&mut *conn)
-        .await
-        .map_err(failed)?;
+    let row = sqlx::query(
+        "SELECT d.settled_ms IS NULL, d.session, d.agent, e.installation FROM deliveries d JOIN events e ON e.seq = d.seq WHERE d.seq = $1",
+    )
+    .bind(seq)
+    .fetch_optional(&mut *conn)
+    .await
+    .map_err(failed)?;
     let Some(row) = row else { return Ok(None) };
     if row.try_get(0).map_err(failed)? {
         return Ok(Some(None));
@@ -179,6 +190,7 @@ pub(in crate::store) async fn replay(
     .map_err(failed)?;
     sqlx::query("DELETE FROM attempts WHERE delivery = $1").bind(seq).execute(&mut *conn).await.map_err(failed)?;
     audit(conn, std::slice::from_ref(line)).await?;
-    let (session, agent) = (row.try_get(1).map_err(failed)?, row.try_get(2).map_err(failed)?);
-    Ok(Some(Some(Open { seq, session, agent, at_ms: now.ms() })))
+    let (session, agent, installation) = (row.try_get(1), row.try_get(2), row.try_get(3));
+    let (session, agent, installation) = (session.map_err(failed)?, agent.map_err(failed)?, installation.map_err(failed)?);
+    Ok(Some(Some(Open { seq, session, agent, installation, at_ms: now.ms() })))
 }
