@@ -205,7 +205,8 @@ fn legacy(policy: &Snapshot, directory: &Directory, installation: &Installation,
 
 /// Whose conversation the session is: a direct one is always its peer's.
 pub fn session_peer<'a>(binding: &Binding, event: &'a InboundEvent) -> Option<&'a str> {
-    let direct = event.normal.conversation.as_ref().is_some_and(|c| c.kind == ConversationKind::Direct);
+    // What happens in no conversation, as in a dialog, is between one person and the bot too.
+    let direct = event.normal.conversation.as_ref().is_none_or(|c| c.kind == ConversationKind::Direct);
     let peer = direct || binding.session == SessionScope::Peer;
     if peer { event.normal.sender.as_ref().map(|s| s.id.as_str()) } else { None }
 }

@@ -41,7 +41,7 @@ impl Plan<'_> {
             return Err(AdminError::new(ReasonCode::AdminFieldImmutable, format!("{at}: account is set once; make a new installation")));
         }
         let (puts, declared) = match spec.credential {
-            Some(credential) => self.credential(&at, spec.id.as_str(), &spec.org, credential, &profile, &account, known.as_ref())?,
+            Some(credential) => self.credential(&at, (spec.id.as_str(), &spec.org), credential, &profile, &account, known.as_ref())?,
             None => (Vec::new(), old.and_then(|k| k.declared.clone())),
         };
         let standing = standing(&at, old, spec.status, !puts.is_empty(), self.now)?;
@@ -82,8 +82,7 @@ impl Plan<'_> {
     fn credential(
         &self,
         at: &str,
-        id: &str,
-        org: &OrgId,
+        (id, org): (&str, &OrgId),
         spec: CredentialSpec,
         profile: &AppProfile,
         account: &ExternalAccount,
