@@ -157,6 +157,7 @@ impl Document {
             };
             for (n, item) in items.into_iter().enumerate() {
                 let id = item.get("id").and_then(Json::as_str).map(|id| format!(" `{id}`")).unwrap_or_default();
+                secrets_in_form(&item).map_err(|what| invalid(format!("{kind}[{n}]{id}: {what}")))?;
                 let read = match kind.as_str() {
                     "orgs" => serde_json::from_value(item).map(|r| all.orgs.push(r)),
                     "agents" => serde_json::from_value(item).map(|r| all.agents.push(r)),
@@ -174,6 +175,33 @@ impl Document {
         }
         Ok(all)
     }
+}
+
+/// Where secrets stand in a document.
+const SECRETS: [&str; 7] =
+    ["signing_secret", "previous_signing_secret", "token", "verify_token", "client_secret", "credential", "refresh_token"];
+
+/// Looks at the form of secrets before anything is read: the reader's own errors repeat what stands where it does not belong.
+fn secrets_in_form(item: &Json) -> Result<(), String> {
+    let Some(fields) = item.as_object() else { return Ok(()) };
+    for (name, field) in fields {
+        if !SECRETS.contains(&name.as_str()) {
+            secrets_in_form(field)?;
+            continue;
+        }
+        let in_form = match field {
+            Json::Null => true,
+            Json::Object(secret) => secret.get("value").is_some_and(Json::is_string),
+            _ => false,
+        };
+        if !in_form {
+            return Err(format!(
+                "{name}: write a secret as {{value: TEXT}}, or in a file for `byoa apply` as {{env: NAME}} or {{file: PATH}}"
+            ));
+        }
+        secrets_in_form(field)?;
+    }
+    Ok(())
 }
 
 /// Whether text is a name, handle or e-mail address rather than an id: such change hands, and who takes one over would take

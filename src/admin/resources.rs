@@ -13,7 +13,7 @@ use super::document::{AgentSpec, BindingSpec, Document, OrgSpec, ProfileSpec, Se
 use super::{Admin, AdminError, Asking};
 use crate::crypto::envelope::Key;
 use crate::domain::clock::Timestamp;
-use crate::domain::ids::{CredentialId, OrgId};
+use crate::domain::ids::{AgentId, CredentialId, OrgId};
 use crate::domain::installation::{Agent, AgentStatus, AppProfile, Binding, DeliveryFormat, ExternalAccount, Mode, Org, Ownership};
 use crate::domain::reason::ReasonCode;
 use crate::domain::secret::{self, Secret, Unfit};
@@ -53,8 +53,15 @@ impl Admin {
         let _one_at_a_time = self.changing.lock().await;
         let directory = self.store.directory();
         let now = self.clock.now();
-        let mut plan =
-            Plan { admin: self, future: (*directory).clone(), now, keys: RefCell::default(), changes: Vec::new(), applied: Vec::new() };
+        let mut plan = Plan {
+            admin: self,
+            future: (*directory).clone(),
+            now,
+            keys: RefCell::default(),
+            said: BTreeMap::new(),
+            changes: Vec::new(),
+            applied: Vec::new(),
+        };
         plan.document(document)?;
         let Plan { mut changes, applied, keys, .. } = plan;
         let keys = keys.into_inner();
@@ -152,6 +159,8 @@ struct Plan<'a> {
     now: Timestamp,
     /// New keys of orgs that had none; kept together with what is sealed under them.
     keys: RefCell<BTreeMap<OrgId, Key>>,
+    /// Agents' signing secrets as this document says them: sealed, some of them lie under a key that is not kept yet.
+    said: BTreeMap<AgentId, Secret>,
     changes: Vec<Change>,
     applied: Vec<Applied>,
 }
@@ -199,7 +208,12 @@ impl<'a> Plan<'a> {
             };
             let looked_at = changed("bindings", binding.id.as_str()) || changed("agents", binding.agent.as_str());
             let Some(provider) = provider.filter(|_| looked_at) else { continue };
-            if !providers::of(provider).secret_form(self.admin.vault.agent_signing(agent)?.expose()) {
+            let provider_takes = |secret: &Secret| providers::of(provider).secret_form(secret.expose());
+            let fits = match self.said.get(&binding.agent) {
+                Some(secret) => provider_takes(secret),
+                None => provider_takes(&self.admin.vault.agent_signing(agent)?),
+            };
+            if !fits {
                 let detail = format!(
                     "agents `{}`: signing_secret has characters that {provider} does not use, so its SDKs cannot have it; binding `{}` needs it",
                     binding.agent, binding.id
@@ -239,6 +253,9 @@ impl<'a> Plan<'a> {
             let detail =
                 format!("{at}: signing_secret: what follows whsec_ must be base64 (Standard Webhooks), or no delivery could be signed");
             return Err(AdminError::new(ReasonCode::AdminResourceInvalid, detail));
+        }
+        if let Some(secret) = &spec.signing_secret {
+            self.said.insert(agent.id.clone(), Secret::new(secret.value.expose().to_owned()));
         }
         let mut sealing = self.sealing("agents", agent.id.as_str(), agent.org.clone(), known.as_ref().map(|(_, s)| s.clone()));
         sealing.required(&at, field::SIGNING_SECRET, spec.signing_secret, 16)?;

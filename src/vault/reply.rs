@@ -96,7 +96,7 @@ mod tests {
     fn vault(seed: u8) -> Vault {
         let mut key = Zeroizing::new([seed; 32]);
         key[0] = seed.wrapping_add(1);
-        Vault::new(KeyRing::new(vec![key]).unwrap(), crate::crypto::MacKey::new(b"lookup").unwrap())
+        Vault::new(KeyRing::new(vec![key]).unwrap(), crate::crypto::MacKey::new(&[seed; 8]).unwrap())
     }
 
     fn event() -> EventView {

@@ -3,130 +3,21 @@
 //!
 //! `BYOA_KILL_ROUNDS` sets how often it is killed, `BYOA_KILL_SEED` repeats a run.
 
-use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use byoa_gateway::domain::clock::Clock;
 use byoa_gateway::domain::installation::ProviderKind;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tokio::sync::Notify;
 
-use super::support::gateway::{OPERATOR_TOKEN, open, rows};
+use super::support::gateway::{open, rows};
+use super::support::process::Home;
 use super::support::raw::{Connection, Request, Response, once};
-use super::support::{here, sign, world};
-
-/// A folder to run `byoa serve` in.
-struct Home {
-    dir: TempDir,
-}
-
-/// A running `byoa serve`. Killed when it is dropped.
-struct Serving {
-    child: Child,
-    public: SocketAddr,
-    operator: SocketAddr,
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Home {
-    fn new() -> Self {
-        let home = Self { dir: tempfile::tempdir().unwrap() };
-        home.config(&home.settings());
-        home
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn db(&self) -> PathBuf {
-        self.path("data/byoa.db")
-    }
-
-    fn settings(&self) -> Value {
-        json!({
-            "listen": {"public": "127.0.0.1:0", "operator": "127.0.0.1:0"},
-            "store": {"url": format!("sqlite:{}", self.db().display())},
-            "policies": {"dir": here("policies"), "schema": here("schemas/gateway.cedarschema")},
-            "keys": {"file": self.path("data/master.keys")},
-            "operators": {"token_file": self.path("data/operator.token")},
-            "rollout": {"initial": {"slack": "on", "telegram": "on", "whatsapp": "on"}},
-            "egress": {"allow_private_agents": true},
-            "log": {"level": "error"},
-        })
-    }
-
-    fn config(&self, settings: &Value) {
-        std::fs::write(self.path("byoa.yaml"), serde_yaml::to_string(settings).unwrap()).unwrap();
-    }
-
-    fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_byoa"));
-        command.arg("serve").arg("--config").arg(self.path("byoa.yaml")).current_dir(self.dir.path());
-        command.env_clear().env("BYOA_OPERATOR_TOKEN", OPERATOR_TOKEN);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command
-    }
-
-    /// Starts it and waits until it says where it listens.
-    fn serve(&self) -> Serving {
-        let mut child = self.command().spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        let address = |name: &str| line.split_whitespace().find_map(|w| w.strip_prefix(name)).and_then(|a| a.parse().ok());
-        match (address("public="), address("operator=")) {
-            (Some(public), Some(operator)) if line.starts_with("listening ") => Serving { child, public, operator },
-            _ => {
-                let (status, said) = ended(child);
-                panic!("it does not serve: {status}, `{line}`, {said}");
-            }
-        }
-    }
-
-    /// Starts it where it must refuse; its exit code and what it says.
-    fn refused(&self) -> (Option<i32>, String) {
-        let (status, said) = ended(self.command().spawn().unwrap());
-        (status.code(), said)
-    }
-}
-
-fn ended(mut child: Child) -> (ExitStatus, String) {
-    let mut said = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-    (child.wait().unwrap(), said)
-}
-
-impl Serving {
-    async fn apply(&self, document: &Value) {
-        let request = Request::post("/v1/apply", serde_json::to_vec(document).unwrap()).json();
-        let answer = once(self.operator, &request.header("authorization", format!("Bearer {OPERATOR_TOKEN}"))).await.unwrap();
-        assert_eq!(answer.status, 200, "{}", answer.text());
-    }
-
-    fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    /// SIGTERM; how it ended.
-    fn terminate(mut self) -> ExitStatus {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        self.child.wait().unwrap()
-    }
-}
+use super::support::{sign, world};
 
 /// SplitMix64: a run is its seed.
 struct Random(u64);

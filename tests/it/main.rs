@@ -5,6 +5,7 @@
 
 mod answers;
 mod behaviour;
+mod canaries;
 mod cli;
 mod demo;
 mod docs;
@@ -35,5 +36,6 @@ mod shred;
 mod support;
 mod synchronous;
 mod tables;
+mod tenants;
 mod vectors;
 mod worked_edits;

@@ -219,7 +219,7 @@ async fn a_ticket_that_is_not_the_callers_now_is_not_found_whatever_is_wrong_wit
         files.gateway.clock.advance_ms(1);
         assert_eq!(said(&files.fetch(&ticket, &acme).await), unknown, "{kind}: expired");
         files.gateway.clock.advance_ms(-1);
-        for status in ["suspended", "revoked", "pending"] {
+        for status in ["suspended", "pending", "revoked"] {
             let mut document = world::document(kind);
             document["installations"] = json!([document["installations"][1]]);
             document["installations"][0]["status"] = json!(status);

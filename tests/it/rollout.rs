@@ -72,6 +72,21 @@ const BUILD: &str = env!("CARGO_PKG_VERSION");
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_guard_bites_and_the_way_through_is_open() {
     let desk = Desk::start().await;
+    // Each on the heap: together they are more than a test thread's stack holds.
+    Box::pin(what_is_no_change(&desk)).await;
+    Box::pin(into_canary(&desk)).await;
+    Box::pin(from_canary_to_on(&desk)).await;
+    Box::pin(and_back(&desk)).await;
+    let audit = desk.gateway.kept.rows("SELECT action, outcome, code FROM audit WHERE action LIKE 'rollout.%' ORDER BY seq").await;
+    let told: Vec<String> = audit
+        .iter()
+        .map(|l| format!("{} {} {}", l["action"].as_str().unwrap(), l["outcome"].as_str().unwrap(), l["code"].as_str().unwrap_or("-")))
+        .collect();
+    assert_eq!(told.iter().filter(|l| l.ends_with("done -")).count(), 6, "{told:#?}");
+    assert!(told.contains(&"rollout.promote refused rollout.gate_not_green".to_owned()));
+}
+
+async fn what_is_no_change(desk: &Desk) {
     // What is no change at all.
     assert_eq!(desk.post("viber", json!({"stage": "canary", "percent": 1})).await, "422 rollout.invalid");
     assert_eq!(desk.post("slack", json!({"stage": "canary"})).await, "422 rollout.canary_empty");
@@ -83,7 +98,11 @@ async fn every_guard_bites_and_the_way_through_is_open() {
     assert_eq!(desk.post("slack/promote", json!({})).await, "409 rollout.canary_required");
     assert_eq!(desk.post("slack/rollback", json!({"reason": "no"})).await, "409 rollout.stage_unchanged");
     assert_eq!(desk.status().await["version"], 1);
+}
 
+async fn into_canary(desk: &Desk) {
+    let own = world::acme(ProviderKind::Slack);
+    let webhook = |nonce| super::support::webhook(&own, nonce, desk.gateway.clock.now());
     // A dry run changes nothing; then a canary for one org.
     let dry =
         desk.gateway.operate("POST", "/v1/rollout/slack", &json!({"stage": "canary", "canary_orgs": ["acme"], "dry_run": true})).await;
@@ -97,14 +116,14 @@ async fn every_guard_bites_and_the_way_through_is_open() {
     assert_eq!(desk.status().await["soak"]["minutes"], 1);
 
     // The global switch is off: nothing enters, whatever the stage.
-    let own = world::acme(ProviderKind::Slack);
-    let webhook = |nonce| super::support::webhook(&own, nonce, desk.gateway.clock.now());
     assert_eq!(desk.gateway.send(&webhook(70)).await.status, 503);
     assert_eq!(desk.gateway.operate("POST", "/v1/rollout/global", &json!({"enabled": true})).await.status, 200);
     assert_eq!(desk.gateway.send(&webhook(70)).await.status, 200);
+}
 
-    // Evidence: none, red, for other policies, by another build, too old, of tomorrow.
+async fn from_canary_to_on(desk: &Desk) {
     let gate = "409 rollout.gate_not_green";
+    // Evidence: none, red, for other policies, by another build, too old, of tomorrow.
     assert_eq!(desk.post("slack/promote", json!({})).await, gate);
     for (seconds, red, version, build) in
         [(0, 1, None, BUILD), (0, 0, Some("0123"), BUILD), (0, 0, None, "0.0.0"), (-86_401, 0, None, BUILD), (60, 0, None, BUILD)]
@@ -130,7 +149,12 @@ async fn every_guard_bites_and_the_way_through_is_open() {
     assert_eq!(desk.post("slack/promote", json!({"reason": "soaked"})).await, "200 on");
     assert_eq!(desk.status().await["evidence"], "run_1");
     assert_eq!(desk.post("slack/promote", json!({})).await, "409 rollout.stage_unchanged");
+}
 
+async fn and_back(desk: &Desk) {
+    let own = world::acme(ProviderKind::Slack);
+    let webhook = |nonce| super::support::webhook(&own, nonce, desk.gateway.clock.now());
+    let gate = "409 rollout.gate_not_green";
     // Back, at once, with a reason; the list is kept and the evidence void.
     assert_eq!(desk.post("slack/rollback", json!({})).await, "422 rollout.reason_required");
     assert_eq!(desk.post("slack/rollback", json!({"reason": "complaints"})).await, "200 off");
@@ -142,14 +166,6 @@ async fn every_guard_bites_and_the_way_through_is_open() {
     let status = desk.status().await;
     assert_eq!(status["matrix"]["why_not"], "the last matrix run is from before the last roll-back");
     assert_eq!(desk.post("slack/promote", json!({"force": true, "reason": "hurry"})).await, gate);
-
-    let audit = desk.gateway.kept.rows("SELECT action, outcome, code FROM audit WHERE action LIKE 'rollout.%' ORDER BY seq").await;
-    let told: Vec<String> = audit
-        .iter()
-        .map(|l| format!("{} {} {}", l["action"].as_str().unwrap(), l["outcome"].as_str().unwrap(), l["code"].as_str().unwrap_or("-")))
-        .collect();
-    assert_eq!(told.iter().filter(|l| l.ends_with("done -")).count(), 6, "{told:#?}");
-    assert!(told.contains(&"rollout.promote refused rollout.gate_not_green".to_owned()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,6 +2,7 @@
 
 pub mod fakes;
 pub mod gateway;
+pub mod process;
 pub mod raw;
 pub mod scripted;
 pub mod world;

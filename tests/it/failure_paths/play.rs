@@ -600,7 +600,15 @@ fn process(play: &Play) -> Played {
         save(&policies, files);
     }
     let said = match &loaded {
-        Ok(_) if when.policies.is_some() => {
+        Ok(_) if when.policies.is_some() || when.key_file.is_some() => {
+            let keys = dir.path().join("data/master.keys");
+            if let Some(text) = &when.key_file {
+                std::fs::create_dir(dir.path().join("data")).unwrap();
+                std::fs::write(&keys, text).unwrap();
+                let mode = u32::from_str_radix(when.key_mode.as_deref().unwrap_or("600"), 8).unwrap();
+                std::fs::set_permissions(&keys, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+            }
+            let policies = if when.policies.is_some() { policies } else { here("policies") };
             let done = std::process::Command::new(env!("CARGO_BIN_EXE_byoa"))
                 .args(["serve", "--public", "127.0.0.1:0", "--operator", "127.0.0.1:0", "--config"])
                 .arg(&file)
@@ -617,7 +625,7 @@ fn process(play: &Play) -> Played {
     };
     let mut wrong: Vec<String> =
         expect.says.iter().filter(|text| !said.contains(*text)).map(|t| format!("does not say `{t}`: {said}")).collect();
-    if loaded.is_ok() && when.policies.is_none() {
+    if loaded.is_ok() && when.policies.is_none() && when.key_file.is_none() {
         wrong.push("it starts".into());
     }
     Played { wrong, shown: format!("{said}\n"), answer: None }

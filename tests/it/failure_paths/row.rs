@@ -132,6 +132,8 @@ pub struct When {
     pub header_bytes: Option<usize>,
     pub operate: Option<Operate>,
     pub config_file: Option<String>,
+    pub key_file: Option<String>,
+    pub key_mode: Option<String>,
     pub environment: Vec<(String, String)>,
 }
 
@@ -163,6 +165,8 @@ pub struct Step {
     pub apply: Option<Value>,
     /// The same request so many times at once.
     pub at_once: Option<usize>,
+    /// Each of them under an idempotency key of its own.
+    pub fresh_keys: bool,
     pub expect: StepExpect,
 }
 
@@ -187,7 +191,14 @@ fn tenant() -> String {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProviderSays {
+    #[serde(default)]
     pub status: u16,
+    /// Only on paths that begin so.
+    #[serde(default)]
+    pub path: Option<String>,
+    /// It takes what it is sent and never answers.
+    #[serde(default)]
+    pub hangs: bool,
     #[serde(default)]
     pub headers: Vec<(String, String)>,
     #[serde(default)]
@@ -214,6 +225,10 @@ pub struct StepExpect {
     pub writes: Option<BTreeMap<String, i64>>,
     /// How often the provider was called, and with whose credential: `none`, `own`, `own own`.
     pub calls: Option<String>,
+    /// How often which path of the provider was called.
+    pub called: Option<BTreeMap<String, usize>>,
+    /// By how much these series of the metrics grew.
+    pub counts: Option<BTreeMap<String, f64>>,
     /// Answered like an earlier step, whose number from 1 it is, to the byte but for ids of requests.
     pub same_as: Option<usize>,
     /// The first column of what a query finds, row by row.

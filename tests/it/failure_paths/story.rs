@@ -124,6 +124,7 @@ impl Story<'_> {
             let rows: Vec<String> = rows.iter().map(|(t, n)| format!("{t} {n:+}")).collect();
             let _ = writeln!(self.shown, "   rows: {}", rows.join(", "));
         }
+        let mut grown = BTreeMap::new();
         for (series, now) in self.gateway.metrics().await {
             let more = now - metrics.get(&series).copied().unwrap_or(0.0);
             if more == 0.0 {
@@ -136,6 +137,11 @@ impl Story<'_> {
             } else if let Some(labels) = series.strip_prefix("byoa_sends_total") {
                 let _ = writeln!(self.shown, "   sends: {labels} {more:+}");
             }
+            grown.insert(series, more);
+        }
+        for (series, wanted) in expect.counts.iter().flatten() {
+            let series = self.stage.fill(series);
+            no(grown.get(&series) == Some(wanted), format!("{series} grew by {:?}", grown.get(&series)));
         }
         let lines = audit(&self.gateway.kept, audited).await;
         if let Some(wanted) = &expect.audits {
@@ -146,11 +152,22 @@ impl Story<'_> {
             no(!line.contains("canary"), format!("audits a credential: {line}"));
             let _ = writeln!(self.shown, "   audit: {line}");
         }
-        let calls = self.calls();
+        let mut calls = self.calls();
         if let Some(wanted) = &expect.calls {
             let whose: Vec<&str> = calls.iter().map(|(_, whose)| *whose).collect();
             let whose = if whose.is_empty() { "none".to_owned() } else { whose.join(" ") };
             no(whose == *wanted, format!("the provider was called with {whose}"));
+        }
+        if let Some(wanted) = &expect.called {
+            let mut called = BTreeMap::new();
+            for (call, _) in &calls {
+                *called.entry(call.clone()).or_insert(0) += 1;
+            }
+            no(called == *wanted, format!("the provider was called for {called:?}"));
+        }
+        // Which of many was first is nobody's to say.
+        if step.at_once.is_some() {
+            calls.sort();
         }
         for (call, whose) in &calls {
             let _ = writeln!(self.shown, "   provider: {call} with the credential of {whose}");
@@ -178,11 +195,14 @@ impl Story<'_> {
         if let Some(when) = &step.webhook {
             let request = self.stage.request_at(when, self.gateway.clock.now());
             let what = format!("webhook {}{times}", when.sample.as_deref().unwrap_or("message"));
-            return (what, self.all(&request, many).await);
+            return (what, self.all((0..many).map(|_| request.clone())).await);
         }
         if let Some(send) = &step.send {
             let what = format!("{}'s agent sends{times}", send.who);
-            return (what, self.all(&self.message(send), many).await);
+            let request = self.message(send, step.fresh_keys);
+            let requests = (0..many)
+                .map(|n| if step.fresh_keys { request.clone().header("idempotency-key", format!("key-{n}")) } else { request.clone() });
+            return (what, self.all(requests).await);
         }
         if let Some(operate) = &step.operate {
             let what = format!("operator: {} {}", operate.method, operate.path);
@@ -193,6 +213,14 @@ impl Story<'_> {
         }
         if let Some(says) = &step.provider {
             let body = self.stage.filled(&says.body);
+            if says.hangs {
+                self.api.hangs_on("/");
+                return ("the provider does not answer any more".into(), Vec::new());
+            }
+            if let Some(path) = &says.path {
+                self.api.on(path, says.status, &[("content-type", "application/json")], body.to_string());
+                return (format!("the provider answers {path} with {}", says.status), Vec::new());
+            }
             self.api.answers_with(Answer { status: says.status, headers: says.headers.clone(), body });
             return (format!("the provider answers {}", says.status), Vec::new());
         }
@@ -214,11 +242,9 @@ impl Story<'_> {
         panic!("{}: a step that does nothing", self.stage.play.name());
     }
 
-    async fn all(&self, request: &Request, many: usize) -> Vec<Response> {
-        let calls = (0..many).map(|_| {
-            let (to, request) = (self.gateway.public, request.clone());
-            tokio::spawn(async move { once(to, &request).await.expect("the public listener answers") })
-        });
+    async fn all(&self, requests: impl Iterator<Item = Request>) -> Vec<Response> {
+        let to = self.gateway.public;
+        let calls = requests.map(|request| tokio::spawn(async move { once(to, &request).await.expect("the public listener answers") }));
         let mut answers = Vec::new();
         for call in calls.collect::<Vec<_>>() {
             answers.push(call.await.unwrap());
@@ -226,7 +252,7 @@ impl Story<'_> {
         answers
     }
 
-    fn message(&self, send: &Send) -> Request {
+    fn message(&self, send: &Send, fresh: bool) -> Request {
         let org = match send.who.as_str() {
             "tenant" => "acme",
             "other" => "globex",
@@ -244,10 +270,9 @@ impl Story<'_> {
             }
         }
         let key = send.key.clone().unwrap_or_else(|| format!("key-{}", self.told.len()));
-        Request::post("/v1/messages", body.to_string())
-            .json()
-            .header("authorization", format!("Bearer agt_{org}_3kd9slw02mfj47"))
-            .header("idempotency-key", key)
+        let request = Request::post("/v1/messages", body.to_string()).json();
+        let request = request.header("authorization", format!("Bearer agt_{org}_3kd9slw02mfj47"));
+        if fresh { request } else { request.header("idempotency-key", key) }
     }
 
     /// What the provider was called for since the last step, and with whose credential.

@@ -103,7 +103,7 @@ impl TestGateway {
         let clock = Clock::manual(Timestamp::from_secs(now_secs));
         let tokens = format!("{OPERATOR_TOKEN}\n{SINGLE_FACTOR_TOKEN} security sam single-factor\n{PLAIN_OPERATOR_TOKEN} operator olga\n");
         let secrets = EnvSecrets { master_keys, operator_token: Some(tokens) };
-        let gateway = Gateway::start_observed(config, secrets, clock.clone(), watcher).await?;
+        let gateway = Box::pin(Gateway::start_observed(config, secrets, clock.clone(), watcher)).await?;
         let (public, operator) = (gateway.public, gateway.operator);
         Ok(Self { gateway, clock, public, operator, kept: Kept { dir, db } })
     }
