@@ -3,10 +3,12 @@
 //! Owns SQL, migrations, the group-committing writer and the in-memory [`directory::Directory`]. Never decides, never
 //! opens a secret. Floor 2. The callers see use cases only, so that PostgreSQL joins without touching them.
 
+mod deliveries;
 pub mod directory;
 mod outbox;
 mod queries;
 mod read;
+mod rollout;
 mod sealed;
 mod sessions;
 mod shred;
@@ -26,12 +28,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::config::{Limits, RolloutSection};
 use crate::crypto::envelope::KeyId;
 use crate::domain::clock::{Clock, Timestamp};
-use crate::domain::delivery::{Attempt, Claimed, Settled};
-use crate::domain::ids::{BindingId, DeliveryId, EventId, InstallationId, OrgId, SessionId};
-use crate::domain::installation::ProviderKind;
+use crate::domain::ids::{BindingId, EventId, InstallationId, OrgId, SessionId};
 use crate::domain::lifecycle::{Place, Shift, Shifted};
 use crate::domain::record::{AuditRecord, Decision};
-use crate::domain::rollout::{FlagChange, FlagRecord, GlobalChange, GlobalRecord, MatrixRun};
 pub use queries::Refreshed;
 pub use terms::{
     AcceptRequest, Acceptance, Accepted, AgentScope, Change, Ended, Ending, EventView, FinishedSend, ImportedSession, LegacyUse,
@@ -358,110 +357,6 @@ impl Store {
         .await
     }
 
-    /// Claims up to `limit` due deliveries for `lease_ms`: at most one per session, its oldest; those of
-    /// paused agents and of degraded or suspended installations wait. The
-    /// attempt is counted and committed before it begins.
-    ///
-    /// # Errors
-    /// When the database does not answer.
-    pub async fn claim_deliveries(&self, limit: usize, lease_ms: i64, now: Timestamp) -> Result<Vec<Claimed>, StoreError> {
-        let outbox = self.0.outbox.clone();
-        self.task_that(writer::Wake::No, move |conn| {
-            Box::pin(async move {
-                let halted = queries::halted(conn).await?;
-                let until = now.plus_ms(lease_ms);
-                let due = {
-                    let mut outbox = lock(&outbox);
-                    if outbox.is_stale() {
-                        return Err(StoreError::Unavailable("the outbox is being read anew".into()));
-                    }
-                    outbox.claim(limit, now.ms(), until.ms(), &halted)
-                };
-                if due.is_empty() { Ok(Vec::new()) } else { queries::lease(conn, &due, until).await }
-            })
-        })
-        .await
-    }
-
-    /// The earliest time after `now` at which a delivery becomes due or a lease runs out, where there is one. What was due
-    /// before and is still open waits for something else: its session's head, its agent, its lease.
-    ///
-    pub fn next_due(&self, now: Timestamp) -> Option<Timestamp> {
-        lock(&self.0.outbox).next_after(now.ms()).map(Timestamp::from_ms)
-    }
-
-    /// Settles a claimed delivery. `false` when the lease moved on: then nothing was changed.
-    ///
-    /// # Errors
-    /// When it could not be committed.
-    pub async fn settle_delivery(&self, claimed: &Claimed, settled: Settled, attempt: Attempt, now: Timestamp) -> Result<bool, StoreError> {
-        let claimed = claimed.clone();
-        let gone = settled == Settled::AgentGone;
-        let outbox = self.0.outbox.clone();
-        let held = self
-            .task(move |conn| {
-                Box::pin(async move {
-                    let held = queries::settle(conn, &claimed, &settled, &attempt, now).await?;
-                    let again = match settled {
-                        Settled::RetryAt(at) => Some(at.ms()),
-                        Settled::AgentGone => Some(now.ms()),
-                        Settled::Delivered | Settled::Dead(_) => None,
-                    };
-                    if held && let Some(seq) = claimed.id.number() {
-                        lock(&outbox).settle(claimed.session.as_str(), seq, again);
-                    }
-                    Ok(held)
-                })
-            })
-            .await?;
-        if gone {
-            self.reload().await?;
-        }
-        Ok(held)
-    }
-
-    /// Gives back every lease of claimed deliveries, for a process that drains.
-    ///
-    /// # Errors
-    /// When it could not be committed.
-    pub async fn release_leases(&self, claimed: Vec<Claimed>) -> Result<(), StoreError> {
-        let outbox = self.0.outbox.clone();
-        self.task(move |conn| {
-            Box::pin(async move {
-                queries::release(conn, &claimed).await?;
-                let mut outbox = lock(&outbox);
-                for c in &claimed {
-                    if let Some(seq) = c.id.number() {
-                        outbox.settle(c.session.as_str(), seq, Some(0));
-                    }
-                }
-                Ok(())
-            })
-        })
-        .await
-    }
-
-    /// Makes a settled or dead delivery due again.
-    ///
-    /// # Errors
-    /// When it could not be committed.
-    pub async fn replay_delivery(&self, id: DeliveryId, audit: AuditRecord, now: Timestamp) -> Result<Option<bool>, StoreError> {
-        let outbox = self.0.outbox.clone();
-        self.task(move |conn| {
-            Box::pin(async move {
-                let replayed = queries::replay(conn, &id, &audit, now).await?;
-                Ok(replayed.map(|open| match open {
-                    Some(row) => {
-                        lock(&outbox).push(&row);
-                        true
-                    }
-                    None => false,
-                }))
-            })
-        })
-        .await
-    }
-
     /// What a delivery says.
     ///
     /// # Errors
@@ -606,51 +501,6 @@ impl Store {
             }
             removed += self.task(move |conn| Box::pin(async move { queries::free_keys(conn, &old).await })).await?;
         }
-    }
-
-    /// The global switches, and every provider's flag with how it came to be so.
-    ///
-    /// # Errors
-    /// When the database does not answer.
-    pub async fn flags(&self) -> Result<(GlobalRecord, Vec<FlagRecord>), StoreError> {
-        queries::flags(&self.0.readers).await
-    }
-
-    /// Changes one provider's flag with its audit line, where it is still the version that the change was planned against.
-    /// The directory shows it when this returns.
-    ///
-    /// # Errors
-    /// When it could not be committed.
-    pub async fn change_flag(&self, change: FlagChange, audit: AuditRecord, now: Timestamp) -> Result<bool, StoreError> {
-        let done = self.task(move |conn| Box::pin(async move { queries::change_flag(conn, &change, &[audit], now).await })).await?;
-        self.reload().await?;
-        Ok(done)
-    }
-
-    /// Changes the global switches, in the same way.
-    ///
-    /// # Errors
-    /// When it could not be committed.
-    pub async fn change_global(&self, change: GlobalChange, audit: AuditRecord, now: Timestamp) -> Result<bool, StoreError> {
-        let done = self.task(move |conn| Box::pin(async move { queries::change_global(conn, &change, &[audit], now).await })).await?;
-        self.reload().await?;
-        Ok(done)
-    }
-
-    /// The last matrix run for a provider.
-    ///
-    /// # Errors
-    /// When the database does not answer.
-    pub async fn last_matrix_run(&self, provider: ProviderKind) -> Result<Option<MatrixRun>, StoreError> {
-        queries::last_run(&self.0.readers, provider).await
-    }
-
-    /// How many events came in through these installations since then, counted no further than `enough`.
-    ///
-    /// # Errors
-    /// When the database does not answer.
-    pub async fn events_since(&self, installations: &[InstallationId], since: Timestamp, enough: i64) -> Result<i64, StoreError> {
-        queries::events_since(&self.0.readers, installations, since, enough).await
     }
 
     /// A page of `events`, `deliveries`, `sessions`, `decisions`, `audit`, `refusals` or `sends`.

@@ -60,6 +60,12 @@ pub(super) const PIECES: [Piece; 6] = [
 const SECRETS: &str = "FROM secrets WHERE (kind = 'keys' AND owner = $1 AND field = 'org_key') \
     OR EXISTS (SELECT 1 FROM resources r WHERE r.kind = secrets.kind AND r.id = secrets.owner AND r.org = $1)";
 
+/// What is noted of single conversations: few rows, with people's ids in them. No org's id has a slash in it.
+const NOTES: &[&str] = &[
+    "DELETE FROM places WHERE installation IN (SELECT id FROM resources WHERE kind = 'installations' AND org = $1)",
+    "DELETE FROM handed WHERE substr(key, 1, length($1) + 1) = $1 || '/'",
+];
+
 pub(super) async fn count(pool: &SqlitePool, org: &OrgId) -> Result<Vec<(&'static str, i64)>, StoreError> {
     let mut counts = Vec::new();
     for (name, rows) in std::iter::once(("secrets", SECRETS)).chain(PIECES.iter().map(|p| (p.name, p.rows))) {
@@ -76,7 +82,7 @@ pub(super) async fn next(pool: &SqlitePool, piece: &Piece, org: &OrgId, limit: i
     Ok(found.first().zip(found.last()).map(|(first, last)| (*first, *last, found.len())))
 }
 
-/// Destroys the key and everything sealed, with what else changes of the org, as one.
+/// Destroys the key, everything sealed and every note of a conversation, with what else changes of the org, as one.
 pub(super) async fn secrets(
     conn: &mut SqliteConnection,
     org: &OrgId,
@@ -86,7 +92,11 @@ pub(super) async fn secrets(
 ) -> Result<u64, StoreError> {
     // Deleted rows are overwritten, not only forgotten.
     run(conn, "PRAGMA secure_delete = ON").await?;
-    let removed = sqlx::query(AssertSqlSafe(format!("DELETE {SECRETS}"))).bind(org.as_str()).execute(&mut *conn).await.map_err(failed);
+    let mut removed = sqlx::query(AssertSqlSafe(format!("DELETE {SECRETS}"))).bind(org.as_str()).execute(&mut *conn).await.map_err(failed);
+    for sql in NOTES {
+        let done = sqlx::query(*sql).bind(org.as_str()).execute(&mut *conn).await.map_err(failed);
+        removed = removed.and_then(|removed| done.map(|_| removed));
+    }
     run(conn, "PRAGMA secure_delete = OFF").await?;
     let removed = removed?.rows_affected();
     apply(conn, changes, lines, now).await?;

@@ -5,6 +5,7 @@
 
 mod answers;
 mod behaviour;
+mod both_ways;
 mod canaries;
 mod cli;
 mod demo;

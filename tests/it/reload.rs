@@ -407,6 +407,33 @@ async fn events_that_never_come() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_folder_that_does_not_rest_is_not_taken_until_it_does() {
+    let mut bed = Bed::plain().await;
+    let (stop, beside, target) = (Arc::new(AtomicBool::new(false)), bed.root.path().join("next.cedar"), bed.dir.join(EDITED));
+    let (resting, mut hand) = (stop.clone(), None);
+    let rejected = bed
+        .broken("saved without an end", |_| {
+            fs::create_dir_all(target.parent().unwrap()).unwrap();
+            hand = Some(std::thread::spawn(move || {
+                for n in 1_000.. {
+                    if resting.load(Ordering::SeqCst) {
+                        break;
+                    }
+                    // Whole each time: nothing is wrong with it but that it is another one.
+                    fs::write(&beside, mark(n)).unwrap();
+                    fs::rename(&beside, &target).unwrap();
+                }
+            }));
+        })
+        .await;
+    assert_eq!(rejected["code"], "policy.unsettled");
+    stop.store(true, Ordering::SeqCst);
+    hand.unwrap().join().unwrap();
+    bed.edit("it rests", Some(7), |dir| fs::write(dir.join(EDITED), mark(7)).unwrap()).await;
+    bed.settle().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn broken_edits() {
     let mut bed = Bed::plain().await;
     let shown = |rejected: &Value, root: &Path| {

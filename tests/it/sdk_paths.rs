@@ -849,5 +849,5 @@ async fn a_call_is_part_of_the_conversation_s_journey() {
     let sends = journey["sends"].as_array().unwrap();
     assert_eq!((sends.len(), &sends[0]["conversation"], &sends[0]["state"]), (1, &json!("C0HELP"), &json!("sent")), "{journey:#}");
     let asked: Vec<&str> = sends[0]["decisions"].as_array().unwrap().iter().map(|d| d["action"].as_str().unwrap()).collect();
-    assert_eq!(asked, ["EnterRollout", "SendMessage", "CallProviderMethod", "UseCredential"]);
+    assert_eq!(asked, ["SendMessage", "EnterRollout", "CallProviderMethod", "UseCredential"]);
 }

@@ -50,6 +50,13 @@ impl Bed {
         assert_eq!(bed.gateway.send(&request).await.status, 200);
         assert_eq!(bed.say(ACME, "slack-acme", "CACMEONLY").await, 200);
         assert_eq!(bed.say(GLOBEX, "slack-globex", "CGLOBEXONLY").await, 200);
+        // What is noted of single conversations: blocked there, handed over there.
+        for (org, conversation) in [("acme", "CACMEONLY"), ("globex", "CELSEWHERE")] {
+            let place = format!("INSERT INTO places VALUES ('slack-{org}', '{conversation}', 'blocked', NULL, 1)");
+            bed.gateway.damage(&place).await;
+            let handed = format!("INSERT INTO handed VALUES ('{org}/slack/slack-{org}/x/{conversation}//', '{org}-agent', 'k', 's', 1)");
+            bed.gateway.damage(&handed).await;
+        }
         bed
     }
 
@@ -118,6 +125,11 @@ async fn a_shredded_org_is_gone_but_for_its_audit_and_nobody_else_notices() {
     assert_eq!(kept.rows("SELECT COUNT(*) AS n FROM events WHERE org = 'acme'").await, [json!({"n": 0})]);
     assert_eq!(bed.gateway.operate("GET", "/v1/orgs/acme", &Value::Null).await.json()["suspended"], true);
     bed.globex_works().await;
+    assert_eq!(
+        kept.rows("SELECT (SELECT COUNT(*) FROM places) + (SELECT COUNT(*) FROM handed) AS n").await,
+        [json!({"n": 2})],
+        "globex's notes"
+    );
     let again = bed.shred(json!({"confirm": "acme"})).await;
     assert_eq!((&again["secrets"], &again["events"], &again["finished"]), (&json!(0), &json!(0), &json!(true)));
 

@@ -4,6 +4,7 @@ pub mod fakes;
 pub mod gateway;
 pub mod process;
 pub mod raw;
+pub mod script;
 pub mod scripted;
 pub mod world;
 

@@ -10,7 +10,10 @@ const tell = (line) => process.stdout.write(`${JSON.stringify(line)}\n`);
 
 (async () => {
   const app = new App({ token: said.token, signingSecret: said.secret, clientOptions: { slackApiUrl: said.api }, logLevel: 'error' });
-  app.message(async ({ message, context }) => tell({ heard: 'message', text: message.text, repeat: context.retryNum ?? null }));
+  app.message(async ({ message, context, say }) => {
+    if (said.answers) await say(`you said ${message.text}`);
+    tell({ heard: 'message', text: message.text, repeat: context.retryNum ?? null });
+  });
   app.command('/ask', async ({ command, ack, respond }) => {
     await ack('this never reaches Slack');
     if (command.response_url) await respond({ text: 'as you ask', response_type: 'ephemeral' });

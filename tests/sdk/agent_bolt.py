@@ -22,7 +22,9 @@ app = App(client=WebClient(token=said["token"], base_url=said["api"]), signing_s
 
 
 @app.event("message")
-def message(event):
+def message(event, say):
+    if said.get("answers"):
+        say("you said " + event["text"])
     tell(heard="message", text=event["text"])
 
 

@@ -20,6 +20,8 @@ def tell(**line):
 
 
 async def message(update, context):
+    if said.get("answers"):
+        await update.message.reply_text("you said " + update.message.text)
     tell(heard="message", text=update.message.text)
 
 
