@@ -1,6 +1,8 @@
 //! How operators take a provider from off through canary to on, and back. Plans a change, asks the policies, and lets the store
 //! commit it against the version it was planned for. Part of `admin`, floor 7.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
@@ -73,6 +75,16 @@ struct Standing {
     run: Option<MatrixRun>,
     /// Why the matrix is no evidence; `None` where it is.
     not_green: Option<String>,
+    /// The legacy bindings that are left, org by org.
+    legacy: BTreeMap<OrgId, LegacyLeft>,
+}
+
+/// What an org still has of legacy bindings of one provider.
+#[derive(Default, serde::Serialize)]
+struct LegacyLeft {
+    bindings: i64,
+    uses: i64,
+    last_used_at: Option<Timestamp>,
 }
 
 fn invalid(detail: impl Into<String>) -> AdminError {
@@ -319,8 +331,30 @@ impl Admin {
         let minutes = if canary { (now.ms() - record.staged_at.ms()).div_euclid(60_000) } else { 0 };
         let run = self.store.last_matrix_run(record.provider).await?;
         let not_green = self.not_green(record, run.as_ref(), now);
+        let legacy = self.legacy_left(record.provider).await?;
         let soaked = canary && minutes >= i64::from(rules.min_canary_minutes) && events >= wanted;
-        Ok(Standing { minutes, events, soaked, run, not_green })
+        Ok(Standing { minutes, events, soaked, run, not_green, legacy })
+    }
+
+    /// How many legacy bindings are left: when there are none, legacy fallback can be switched off and nobody notices.
+    async fn legacy_left(&self, provider: ProviderKind) -> Result<BTreeMap<OrgId, LegacyLeft>, AdminError> {
+        let directory = self.store.directory();
+        let legacy: Vec<_> =
+            directory.bindings.values().filter(|b| b.item.is_legacy() && b.item.select.provider == Some(provider)).collect();
+        let mut left: BTreeMap<OrgId, LegacyLeft> = BTreeMap::new();
+        if legacy.is_empty() {
+            return Ok(left);
+        }
+        let uses = self.store.legacy_uses().await?;
+        for binding in legacy {
+            let of = left.entry(binding.item.org.clone()).or_default();
+            of.bindings += 1;
+            if let Some(used) = uses.get(&binding.item.id) {
+                of.uses += used.count;
+                of.last_used_at = of.last_used_at.max(Some(used.last));
+            }
+        }
+        Ok(left)
     }
 
     fn not_green(&self, record: &FlagRecord, run: Option<&MatrixRun>, now: Timestamp) -> Option<String> {
@@ -373,6 +407,7 @@ impl Admin {
             "matrix": {"green": standing.not_green.is_none(), "why_not": standing.not_green,
                 "run": standing.run.as_ref().map(|r| json!({"id": r.id, "at": r.at, "policy_version": r.policy_version, "build": r.build,
                     "played": r.played, "red": r.red}))},
+            "legacy": standing.legacy,
             "next": {"command": next, "blocked_by": blocked},
         })
     }

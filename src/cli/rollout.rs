@@ -221,6 +221,11 @@ fn one(item: &Value) {
         rows.push(vec!["soak".to_owned(), so_far]);
     }
     rows.push(vec!["matrix".to_owned(), evidence]);
+    for (org, left) in at(item, "/legacy").as_object().into_iter().flatten() {
+        let last = cell(at(left, "/last_used_at"));
+        let told = format!("{org}: {} bindings left, {} uses, the last {last}", at(left, "/bindings"), at(left, "/uses"));
+        rows.push(vec!["legacy".to_owned(), told]);
+    }
     for why in at(item, "/next/blocked_by").as_array().into_iter().flatten() {
         rows.push(vec!["blocked by".to_owned(), cell(why)]);
     }

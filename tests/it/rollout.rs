@@ -169,6 +169,22 @@ async fn and_back(desk: &Desk) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_legacy_bindings_that_are_left_are_counted() {
+    let desk = Desk::start().await;
+    assert_eq!(desk.status().await["legacy"], json!({}));
+    let legacy = |id: &str, org: &str| json!({"id": id, "org": org, "agent": format!("{org}-agent"), "select": {"provider": "slack"}});
+    desk.gateway.applied(&json!({"bindings": [legacy("old-1", "acme"), legacy("old-2", "acme"), legacy("old-3", "globex")]})).await;
+    desk.gateway.damage("INSERT INTO legacy_uses VALUES ('old-2', 3, 1790000000000), ('old-3', 1, 1790000050000)").await;
+    let wanted = json!({
+        "acme": {"bindings": 2, "uses": 3, "last_used_at": "2026-09-21T14:13:20.000Z"},
+        "globex": {"bindings": 1, "uses": 1, "last_used_at": "2026-09-21T14:14:10.000Z"},
+    });
+    assert_eq!(desk.status().await["legacy"], wanted);
+    let telegram = desk.gateway.operate("GET", "/v1/rollout/telegram", &Value::Null).await.json();
+    assert_eq!(telegram["items"][0]["legacy"], json!({}));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_two_operators_at_once_one_is_told_to_look_again() {
     let desk = Desk::start().await;
     let version = desk.status().await["version"].clone();
