@@ -576,10 +576,11 @@ pub(super) fn redacted(text: &str) -> String {
             from = at;
         }
     }
-    // The set's version changes with every policy, whatever a row is about.
-    let version = "\"policy_version\":\"";
-    if let Some(at) = out.find(version).map(|at| at + version.len()) {
-        out.replace_range(at..at + 64, "…");
+    // The set's version changes with every policy, a fingerprint with every master key.
+    for name in ["\"policy_version\":\"", "\"fingerprint\":\""] {
+        let parts: Vec<&str> = out.split(name).collect();
+        let rest = parts.iter().skip(1).map(|part| format!("{name}…{}", part.trim_start_matches(|c: char| c.is_ascii_hexdigit())));
+        out = std::iter::once(parts[0].to_owned()).chain(rest).collect();
     }
     out
 }
