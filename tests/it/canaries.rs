@@ -237,8 +237,18 @@ async fn no_secret_is_anywhere() {
     drop(api);
     let telegram = world::acme(ProviderKind::Telegram);
     let send = json!({"installation": telegram.profile, "conversation": "424242", "text": "hi"});
-    let request = Request::post("/v1/messages", send.to_string()).json().header("authorization", format!("Bearer {AGENT_TOKEN}"));
-    see("a send to nobody", &gateway.public(request.header("idempotency-key", "to-nobody")).await);
+    let mut told = Value::Null;
+    for n in 0..20 {
+        let request = Request::post("/v1/messages", send.to_string()).json().header("authorization", format!("Bearer {AGENT_TOKEN}"));
+        let answer = gateway.public(request.header("idempotency-key", format!("to-nobody-{n}"))).await;
+        see("a send to nobody", &answer);
+        told = answer.json()["code"].clone();
+        // A connection that was open may take the first one with it.
+        if told != "egress.outcome_unknown" {
+            break;
+        }
+    }
+    assert_eq!(told, "egress.provider_unavailable");
 
     // Rotated, looked at, told.
     let new = planted.of("a new signing secret");

@@ -306,3 +306,21 @@ async fn what_is_not_shown_by_browsers_is_bytes_and_what_is_too_large_is_refused
     let shown = files.gateway.operate("GET", "/v1/installations/slack-acme", &Value::Null).await.json();
     assert_eq!(shown["status"], "degraded");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ticket_stays_its_orgs_when_another_org_takes_the_agents_name() {
+    let files = Files::start(ProviderKind::Slack, |_| {}).await;
+    let ticket = files.ticket().await;
+    files.located(&files.at_home());
+    files.provider.on(&files.path_of_file(), 200, &[], PNG);
+    for path in ["bindings/slack-acme", "bindings/slack-platform", "agents/acme-agent"] {
+        let removed = files.gateway.operate("DELETE", &format!("/v1/{path}"), &Value::Null).await;
+        assert_eq!(removed.status, 204, "{path}: {}", removed.text());
+    }
+    let mut agent = world::document(ProviderKind::Slack)["agents"][0].clone();
+    agent["org"] = json!("globex");
+    files.gateway.applied(&json!({"agents": [agent]})).await;
+    let unknown = said(&files.fetch("nothing-like-a-ticket", &bearer("acme")).await);
+    assert_eq!(said(&files.fetch(&ticket, &bearer("acme")).await), unknown);
+    assert!(files.provider.unseen().is_none(), "nobody was asked");
+}

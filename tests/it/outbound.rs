@@ -367,3 +367,15 @@ async fn a_text_is_text_whatever_stands_in_it() {
         insta::assert_snapshot!(format!("text_of_{kind}"), format!("{names:?} {}", serde_json::to_string(&body).unwrap()));
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_binding_that_is_switched_off_ties_nobody() {
+    let bench = Bench::start(ProviderKind::Slack, |document| document["bindings"][1]["enabled"] = json!(false)).await;
+    let refused = bench.post(ACME, "k1", &hello("slack-acme")).await;
+    assert_eq!((refused.status, &refused.json()["code"]), (403, &json!("policy.no_permit")), "{}", refused.text());
+    assert_eq!(bench.calls(), 0);
+    let mut binding = bench.document["bindings"][1].clone();
+    binding["enabled"] = json!(true);
+    bench.gateway.applied(&json!({"bindings": [binding]})).await;
+    assert_eq!((bench.post(ACME, "k2", &hello("slack-acme")).await.status, bench.calls()), (200, 1));
+}

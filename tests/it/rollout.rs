@@ -1,5 +1,7 @@
 //! From off through canary to on, and back: every guard, over the operator API and the command line.
 
+use std::ops::RangeInclusive;
+
 use byoa_gateway::domain::installation::ProviderKind;
 use serde_json::{Value, json};
 
@@ -54,16 +56,21 @@ impl Desk {
 
     /// Two events of acme's own app, and an hour.
     async fn soak(&self) {
-        for nonce in 1..=2 {
-            assert_eq!(
-                self.gateway
-                    .send(&super::support::webhook(&world::acme(ProviderKind::Slack), nonce, self.gateway.clock.now()))
-                    .await
-                    .status,
-                200
-            );
-        }
+        self.hear(&world::acme(ProviderKind::Slack), 1..=2).await;
         self.gateway.clock.advance_ms(3_600_000);
+    }
+
+    async fn hear(&self, app: &world::App, nonces: RangeInclusive<u64>) {
+        for nonce in nonces {
+            assert_eq!(self.gateway.send(&super::support::webhook(app, nonce, self.gateway.clock.now())).await.status, 200);
+        }
+    }
+
+    /// In canary for acme, let in, on green evidence.
+    async fn canary(&self) {
+        assert_eq!(self.gateway.operate("POST", "/v1/rollout/global", &json!({"enabled": true})).await.status, 200);
+        assert_eq!(self.post("slack", json!({"stage": "canary", "canary_orgs": ["acme"]})).await, "200 canary");
+        self.matrix_run(0, 0, None, BUILD).await;
     }
 }
 
@@ -138,6 +145,9 @@ async fn from_canary_to_on(desk: &Desk) {
     // Green, and not soaked; by force with a reason, for whoever may.
     desk.matrix_run(0, 0, None, BUILD).await;
     assert_eq!(desk.status().await["matrix"]["green"], true);
+    desk.gateway.damage("UPDATE matrix_runs SET played = 0").await;
+    assert_eq!(desk.post("slack/promote", json!({})).await, gate, "a run of no cases");
+    desk.gateway.damage("UPDATE matrix_runs SET played = 12").await;
     assert_eq!(desk.post("slack/promote", json!({})).await, "409 rollout.not_soaked");
     assert_eq!(desk.post("slack/promote", json!({"force": true})).await, "422 rollout.reason_required");
     desk.soak().await;
@@ -194,4 +204,38 @@ async fn of_two_operators_at_once_one_is_told_to_look_again() {
     told.sort();
     assert_eq!(told, ["200 canary", "409 admin.version_conflict"]);
     assert_eq!(desk.status().await["version"], 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_soak_is_time_and_events_of_the_tenants_own_apps_since_the_canary_began() {
+    let (own, platform) = (world::acme(ProviderKind::Slack), world::platform(ProviderKind::Slack));
+    let early = "409 rollout.not_soaked";
+    let desk = Desk::start().await;
+    desk.canary().await;
+    desk.hear(&own, 1..=2).await;
+    desk.gateway.clock.advance_ms(3_540_000);
+    assert_eq!(desk.post("slack/promote", json!({})).await, early, "events, and not the time");
+    desk.gateway.clock.advance_ms(60_000);
+    assert_eq!(desk.post("slack/promote", json!({})).await, "200 on");
+
+    assert_eq!(desk.post("slack/rollback", json!({"reason": "complaints"})).await, "200 off");
+    desk.canary().await;
+    desk.gateway.clock.advance_ms(3_600_000);
+    assert_eq!(desk.post("slack/promote", json!({})).await, early, "the time, and events of the canary before");
+    desk.hear(&platform, 11..=12).await;
+    desk.hear(&own, 13..=13).await;
+    assert_eq!(desk.post("slack/promote", json!({})).await, early, "one event and the platform's");
+    desk.hear(&own, 14..=14).await;
+    assert_eq!(desk.post("slack/promote", json!({})).await, "200 on");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_several_who_turn_the_global_switches_at_once_one_does() {
+    let desk = Desk::start().await;
+    let status = desk.gateway.operate("GET", "/v1/rollout", &Value::Null).await.json();
+    let body = json!({"enabled": true, "version": status["global"]["version"]});
+    let told = futures_util::future::join_all((0..8).map(|_| desk.post("global", body.clone()))).await;
+    let conflicts = told.iter().filter(|t| *t == "409 admin.version_conflict").count();
+    assert_eq!((conflicts, told.iter().filter(|t| *t == "200 -").count()), (7, 1), "{told:?}");
+    assert_eq!(desk.post("global", body).await, "409 admin.version_conflict", "planned against what was");
 }

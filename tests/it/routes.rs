@@ -318,3 +318,17 @@ async fn what_makes_an_identity_is_set_once() {
     let fallback = json!({"org": "acme", "agent": "acme-agent", "select": {"provider": "slack"}, "allow_platform_fallback": true});
     assert_eq!(put("/v1/bindings/other", fallback).await, nameless);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_legacy_binding_for_the_platforms_app_ties_nobody_to_a_tenants_own() {
+    let provider = FakeProvider::start().await;
+    provider.answers(200, json!({"ok": true, "ts": "1.2"}));
+    let api_base = provider.api_base();
+    let talk = Talk::start_with(SLACK, |config| config.providers.slack.api_base = api_base, legacy).await;
+    let binding = json!({"id": "acme-platform", "org": "acme", "select": {"provider": "slack"}, "mode": "platform", "agent": "acme-agent"});
+    talk.gateway.operate("DELETE", "/v1/bindings/acme-legacy", &Value::Null).await;
+    talk.gateway.applied(&json!({"bindings": [binding]})).await;
+    let refused = say(&talk, "k1", &json!({"installation": "slack-acme", "conversation": "C1", "text": "hi"})).await;
+    assert_eq!((refused.status, &refused.json()["code"]), (403, &json!("policy.no_permit")), "{}", refused.text());
+    assert!(provider.unseen().is_none(), "nothing left");
+}

@@ -145,6 +145,7 @@ fn slack(base: &str, path: &str, seen: &Seen, _: &str) -> Answer {
                 vec![("retry-after", "7".into()), ("content-type", "application/json".into())],
                 json!({"ok": false, "error": "ratelimited"}).to_string().into(),
             ),
+            "C0PACKED" => (200, vec![("content-encoding", "gzip".into()), ("content-type", "application/json".into())], SLACK.into()),
             "C0DEAD" => said(json!({"ok": false, "error": "token_revoked"})),
             "C0ECHO" => said(json!({"ok": true, "channel": "C0ECHO", "ts": "1.2", "echo": format!("Bearer {SLACK}!")})),
             channel => {
@@ -773,6 +774,10 @@ async fn a_call_goes_the_way_of_a_message() {
     names.sort_unstable();
     assert_eq!(names, ["cache-control", "content-length", "content-type", "x-content-type-options"]);
 
+    // In a packed answer nothing can be withheld, so none of it is passed on.
+    let packed = post("C0PACKED").await;
+    assert_eq!(shown(&packed), (200, "egress.outcome_unknown".into()));
+
     // A dead token is the operator's affair: the installation is degraded, the agent is told so, and sends no more.
     assert_eq!(shown(&post("C0DEAD").await), (200, "egress.credential_invalid".into()));
     let count = bed.providers.count();
@@ -781,8 +786,9 @@ async fn a_call_goes_the_way_of_a_message() {
     let lines = bed.rows("SELECT action FROM audit WHERE action = 'installation.degrade'").await;
     assert_eq!(lines.len(), 1);
     let states = bed.rows("SELECT state, code FROM sends ORDER BY seq").await;
-    assert_eq!(states[1], json!({"state": "failed", "code": "egress.credential_invalid"}));
-    assert_eq!(states[2]["state"], "refused");
+    assert_eq!(states[1], json!({"state": "unknown", "code": "egress.outcome_unknown"}));
+    assert_eq!(states[2], json!({"state": "failed", "code": "egress.credential_invalid"}));
+    assert_eq!(states[3]["state"], "refused");
 
     // Suspended orgs send nothing, by any door.
     bed.gateway.applied(&json!({"orgs": [{"id": "acme", "suspended": true}]})).await;

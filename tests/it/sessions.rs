@@ -2,8 +2,10 @@
 
 use byoa_gateway::config::Config;
 use byoa_gateway::domain::clock::Timestamp;
+use byoa_gateway::domain::ids::{AgentId, OrgId, SessionId};
 use byoa_gateway::domain::installation::ProviderKind;
 use byoa_gateway::providers::{self, Sample};
+use byoa_gateway::store::ImportedSession;
 use serde_json::{Value, json};
 
 use super::support::gateway::TestGateway;
@@ -244,29 +246,34 @@ async fn a_session_is_handed_to_another_agent_until_that_one_is_closed() {
     assert_eq!(talk.gateway.operate("DELETE", "/v1/agents/people", &Value::Null).await.status, 204);
 }
 
+/// Who the samples are from.
+const CONTACT: &str = "U00SIMULATED";
+
+/// A session of acme's agent with a contact, as an earlier system kept it.
+fn imported(talk: &Talk, contact: &str) -> ImportedSession {
+    let now = talk.gateway.clock.now();
+    ImportedSession {
+        id: SessionId::fresh(now),
+        org: OrgId::parse("acme").unwrap(),
+        provider: ProviderKind::Slack,
+        agent: AgentId::parse("acme-agent").unwrap(),
+        contact: contact.into(),
+        conversation: None,
+        thread: None,
+        created: now,
+        last: now,
+    }
+}
+
+async fn import(talk: &Talk, session: ImportedSession) {
+    let line = super::behaviour::session::imported(&session);
+    assert!(talk.gateway.store().import_session(session, line).await.unwrap());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_imported_session_is_promoted_only_where_nothing_is_guessed() {
-    use byoa_gateway::domain::ids::{AgentId, OrgId, SessionId};
-    use byoa_gateway::store::ImportedSession;
-    let import = async |talk: &Talk, contact: &str, conversation: Option<&str>, hours_ago: i64| {
-        let now = talk.gateway.clock.now();
-        let session = ImportedSession {
-            id: SessionId::fresh(now),
-            org: OrgId::parse("acme").unwrap(),
-            provider: ProviderKind::Slack,
-            agent: AgentId::parse("acme-agent").unwrap(),
-            contact: contact.into(),
-            conversation: conversation.map(str::to_owned),
-            thread: None,
-            created: now.plus_ms(-hours_ago * HOUR),
-            last: now.plus_ms(-hours_ago * HOUR),
-        };
-        let line = super::behaviour::session::imported(&session);
-        assert!(talk.gateway.store().import_session(session, line).await.unwrap());
-    };
-    const CONTACT: &str = "U00SIMULATED";
     for (what, imports, sessions) in [
-        ("the only one", &[(CONTACT, None, 0)][..], 1),
+        ("the only one", &[(CONTACT, None, 0_i64)][..], 1),
         ("in this conversation", &[(CONTACT, Some("C0HELP"), 0)], 1),
         ("in another conversation", &[(CONTACT, Some("C0OTHER"), 0)], 2),
         ("somebody else's", &[("U0OTHER", None, 0)], 2),
@@ -274,7 +281,9 @@ async fn an_imported_session_is_promoted_only_where_nothing_is_guessed() {
     ] {
         let talk = Talk::start(ProviderKind::Slack, |_| {}).await;
         for (contact, conversation, hours_ago) in imports {
-            import(&talk, contact, *conversation, *hours_ago).await;
+            let last = talk.gateway.clock.now().plus_ms(-hours_ago * HOUR);
+            let conversation = conversation.map(str::to_owned);
+            import(&talk, ImportedSession { conversation, created: last, last, ..imported(&talk, contact) }).await;
         }
         let path = talk.app.path();
         assert_eq!((talk.hear(&path, 1, |b| b).await, talk.hear(&path, 2, |b| b).await), (200, 200));
@@ -288,8 +297,49 @@ async fn an_imported_session_is_promoted_only_where_nothing_is_guessed() {
     }
     // One that had been silent for too long is over, and the new one follows it.
     let talk = Talk::start(ProviderKind::Slack, |_| {}).await;
-    import(&talk, CONTACT, None, 25).await;
+    let last = talk.gateway.clock.now().plus_ms(-25 * HOUR);
+    import(&talk, ImportedSession { created: last, last, ..imported(&talk, CONTACT) }).await;
     assert_eq!(talk.hear(&talk.app.path(), 1, |b| b).await, 200);
     let all = talk.sessions().await;
     assert_eq!((all.len(), &all[0]["status"], &all[1]["predecessor"]), (2, &json!("closed"), &all[0]["id"]), "{all:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_imported_session_of_another_provider_or_thread_or_beside_another_session_stays_as_it_is() {
+    let promoted = async |talk: &Talk| talk.gateway.kept.rows("SELECT 1 FROM audit WHERE action = 'session.promote'").await.len();
+    let talk = Talk::start(ProviderKind::Slack, |_| {}).await;
+    import(&talk, ImportedSession { provider: ProviderKind::Telegram, ..imported(&talk, CONTACT) }).await;
+    assert_eq!((talk.hear(&talk.app.path(), 1, |b| b).await, promoted(&talk).await), (200, 0), "another provider");
+
+    let talk = Talk::start(ProviderKind::Slack, |_| {}).await;
+    import(&talk, ImportedSession { thread: Some("1.2".into()), ..imported(&talk, CONTACT) }).await;
+    assert_eq!((talk.hear(&talk.app.path(), 1, |b| b).await, promoted(&talk).await), (200, 0), "another thread");
+
+    let talk = Talk::start(ProviderKind::Slack, |document| document["bindings"][1]["session"] = json!("peer")).await;
+    assert_eq!(talk.hear(&talk.app.path(), 1, |body| body.replace("C0HELP", "C0OTHER")).await, 200);
+    import(&talk, imported(&talk, CONTACT)).await;
+    assert_eq!((talk.hear(&talk.app.path(), 2, |b| b).await, promoted(&talk).await), (200, 0), "a session with the contact elsewhere");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_stays_its_orgs_when_another_org_takes_the_agents_name() {
+    let talk = Talk::start(ProviderKind::Slack, |_| {}).await;
+    assert_eq!(talk.hear(&talk.app.path(), 1, |body| body).await, 200);
+    let session = talk.sessions().await[0]["id"].clone();
+    for path in ["bindings/slack-acme", "bindings/slack-platform", "agents/acme-agent"] {
+        let removed = talk.gateway.operate("DELETE", &format!("/v1/{path}"), &Value::Null).await;
+        assert_eq!(removed.status, 204, "{path}: {}", removed.text());
+    }
+    let mut agent = world::document(ProviderKind::Slack)["agents"][0].clone();
+    agent["org"] = json!("globex");
+    talk.gateway.applied(&json!({"agents": [agent]})).await;
+    let send = Request::post("/v1/messages", json!({"session": session, "text": "hi"}).to_string())
+        .json()
+        .header("authorization", "Bearer agt_acme_3kd9slw02mfj47")
+        .header("idempotency-key", "k1");
+    let answer = talk.gateway.send(&send).await;
+    assert_eq!((answer.status, &answer.json()["code"]), (404, &json!("egress.not_found")), "{}", answer.text());
+    let alarms =
+        talk.gateway.kept.rows("SELECT json_extract(detail_json, '$.named') AS named FROM audit WHERE action = 'message.send'").await;
+    assert_eq!(alarms, [json!({"named": format!("sessions/{}", session.as_str().unwrap())})], "nothing of it was read");
 }

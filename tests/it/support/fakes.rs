@@ -11,7 +11,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 /// One request that a fake got.
 #[derive(Clone, Debug)]
@@ -81,6 +81,8 @@ impl Fake {
         let routes: Arc<Mutex<Vec<Route>>> = Arc::default();
         let routed = routes.clone();
         let task = tokio::spawn(async move {
+            // With the fake its connections end too: after that nobody answers there.
+            let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 let (tell, answers, routed) = (tell.clone(), answers.clone(), routed.clone());
                 let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
@@ -110,7 +112,7 @@ impl Fake {
                         Ok::<_, Infallible>(answer.body(body).unwrap())
                     }
                 });
-                tokio::spawn(async move {
+                connections.spawn(async move {
                     let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
                 });
             }
