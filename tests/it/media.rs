@@ -324,3 +324,17 @@ async fn a_ticket_stays_its_orgs_when_another_org_takes_the_agents_name() {
     assert_eq!(said(&files.fetch(&ticket, &bearer("acme")).await), unknown);
     assert!(files.provider.unseen().is_none(), "nobody was asked");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_waits_for_the_rollout_like_everything_of_a_tenants_app() {
+    let files = Files::start(ProviderKind::Slack, |_| {}).await;
+    let ticket = files.ticket().await;
+    files.located(&files.at_home());
+    files.provider.on(&files.path_of_file(), 200, &[], PNG);
+    files.gateway.damage("UPDATE flags SET stage = 'off' WHERE name = 'slack'").await;
+    let early = files.fetch(&ticket, &bearer("acme")).await;
+    assert_eq!((early.status, &early.json()["code"]), (503, &json!("rollout.stage_off")), "{}", early.text());
+    assert!(files.provider.unseen().is_none(), "nobody was asked");
+    files.gateway.damage("UPDATE flags SET stage = 'on' WHERE name = 'slack'").await;
+    assert_eq!(files.fetch(&ticket, &bearer("acme")).await.status, 200);
+}

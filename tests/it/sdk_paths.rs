@@ -25,6 +25,7 @@ const NOW: i64 = 1_790_000_100;
 /// Of the shape that Telegram's own have; the other SDKs take any.
 const AGENT: &str = "4200000001:agt_acme-3kd9slw02mfj47XyZ";
 const STRANGER: &str = "4200000002:agt_globex-8fj2kd0slw93mfQ";
+const COLLEAGUE: &str = "4200000003:agt_colleague-5hs8dk2ls0qm";
 const SLACK: &str = "xoxb-2-9021-canarySlackToken77";
 const TELEGRAM: &str = "7000000002:AAcanaryTelegramToken_88-xyzw";
 const WHATSAPP: &str = "EAAcanaryWhatsAppToken99zyxw";
@@ -856,4 +857,27 @@ async fn a_call_is_part_of_the_conversation_s_journey() {
     assert_eq!((sends.len(), &sends[0]["conversation"], &sends[0]["state"]), (1, &json!("C0HELP"), &json!("sent")), "{journey:#}");
     let asked: Vec<&str> = sends[0]["decisions"].as_array().unwrap().iter().map(|d| d["action"].as_str().unwrap()).collect();
     assert_eq!(asked, ["SendMessage", "EnterRollout", "CallProviderMethod", "UseCredential"]);
+    // A colleague who speaks there too speaks in no session of that agent's.
+    let agent = json!({"id": "colleague", "org": "acme", "endpoint": "http://127.0.0.1:9/events",
+        "signing_secret": {"value": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}, "token": {"value": COLLEAGUE}});
+    let binding =
+        json!({"id": "colleague", "org": "acme", "installation": app.profile, "agent": "colleague", "select": {"channel": "C0MINE"}});
+    bed.gateway.applied(&json!({"agents": [agent], "bindings": [binding]})).await;
+    let body = json!({"channel": "C0HELP", "text": "hi"});
+    let bearer = format!("Bearer {COLLEAGUE}");
+    assert_eq!(bed.call("/sdk/slack/api/chat.postMessage", &[("authorization", &bearer)], &body).await.status, 200);
+    let sends = bed.rows("SELECT state, session FROM sends WHERE agent = 'colleague'").await;
+    assert_eq!(sends, [json!({"state": "sent", "session": null})]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_waits_for_the_rollout_like_everything_of_a_tenants_app() {
+    let bed = Bed::start().await;
+    bed.gateway.damage("UPDATE flags SET stage = 'off' WHERE name = 'slack'").await;
+    let bearer = format!("Bearer {AGENT}");
+    for (method, body) in [("chat.postMessage", json!({"channel": "C0HELP", "text": "hi"})), ("auth.test", json!({}))] {
+        let early = bed.call(&format!("/sdk/slack/api/{method}"), &[("authorization", &bearer)], &body).await;
+        assert_eq!(shown(&early), (200, "rollout.stage_off".into()), "{method}");
+    }
+    assert_eq!(bed.providers.count(), 0);
 }

@@ -314,11 +314,15 @@ async fn a_reply_is_a_message_to_the_policies() {
     let form = bed.interaction("block_actions", &json!({"response_url": format!("{}actions/canary", slack.api_base())}));
     empty(&bed.post(form, FORM).await);
     let to = ticket(&bed.agent.next().await.body);
+    bed.gateway.damage("UPDATE flags SET stage = 'off' WHERE name = 'slack'").await;
+    let early = bed.gateway.send(&Request::post(&to, "{}").json()).await;
+    assert_eq!((early.status, early.json()["code"].as_str()), (503, Some("rollout.stage_off")), "{}", early.text());
+    bed.gateway.damage("UPDATE flags SET stage = 'on' WHERE name = 'slack'").await;
     bed.gateway.applied(&json!({"orgs": [{"id": "acme", "name": "Acme Inc", "suspended": true}]})).await;
     let answer = bed.gateway.send(&Request::post(&to, "{}").json()).await;
     assert_eq!((answer.status, answer.json()["code"].as_str()), (403, Some("org.suspended")), "{}", answer.text());
     let refused = bed.gateway.kept.rows("SELECT code FROM audit WHERE action = 'message.send' AND outcome = 'refused'").await;
-    assert_eq!(refused, [json!({"code": "org.suspended"})]);
+    assert_eq!(refused, [json!({"code": "rollout.stage_off"}), json!({"code": "org.suspended"})]);
     assert!(slack.unseen().is_none());
     // Without an address of its own the gateway gives none out.
     bed.gateway.drain().await;
