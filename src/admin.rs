@@ -1,6 +1,7 @@
 //! What operators do: one function a use case, whichever door it came through. Authorize, do, audit. Floor 7.
 
 pub mod document;
+pub mod import;
 pub mod keys;
 pub mod resources;
 pub mod rollout;
@@ -81,6 +82,8 @@ pub struct Admin {
     pub clock: Clock,
     /// One change at a time: each is planned against what the last one left.
     pub changing: Arc<tokio::sync::Mutex<()>>,
+    /// An import's dry run that is under way.
+    pub rehearsal: Arc<std::sync::Mutex<Option<import::Rehearsal>>>,
     /// What a promotion asks for.
     pub rollout: RolloutSection,
     /// Whether agents may live on private addresses.

@@ -123,6 +123,7 @@ impl Gateway {
             keys: origin,
             clock: clock.clone(),
             changing: Arc::new(Mutex::new(())),
+            rehearsal: Arc::default(),
             rollout: config.rollout.clone(),
             allow_private_agents: config.egress.allow_private_agents,
             public_url: config.public_url.clone(),

@@ -3,6 +3,7 @@
 mod client;
 pub mod demo;
 mod doctor;
+mod import;
 mod keys;
 mod policy;
 mod resources;
@@ -14,11 +15,13 @@ mod simulate;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::config::Config;
 use crate::config::load::{self, ConfigError};
+use crate::transport::Transport;
 
 /// A gateway between messaging providers and the agents that answer people.
 #[derive(Debug, Parser)]
@@ -97,6 +100,29 @@ enum Command {
         /// Which.
         id: String,
     },
+    /// Take over connections, bindings and sessions of an earlier system from a file of JSON lines.
+    Import {
+        /// The file; - reads standard input.
+        file: PathBuf,
+        /// Say what would be done, change nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// How the report is printed.
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: Output,
+    },
+    /// Give legacy bindings the installation that they mean.
+    Backfill {
+        /// Say what would be done, change nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// How many bindings are looked at in one transaction: 1 to 250; 100 for what is below, 250 for what is above.
+        #[arg(long, value_name = "N", allow_negative_numbers = true)]
+        batch: Option<i64>,
+        /// How the report is printed.
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: Output,
+    },
     /// Print the configuration that results from defaults, file, environment and flags; secrets redacted.
     Config,
     /// Print every reason code: meaning, HTTP status, whether trying again helps.
@@ -169,6 +195,8 @@ struct Target {
     config: Config,
     server: Option<String>,
     token_file: Option<PathBuf>,
+    /// Made once: a command may call a thousand times.
+    transport: OnceLock<Transport>,
 }
 
 /// Runs the command line.
@@ -196,8 +224,9 @@ fn ended(result: Result<(), CliError>) -> ExitCode {
 
 async fn run(cli: Cli) -> Result<(), CliError> {
     let config = || load::load(cli.config.as_deref(), std::env::vars());
-    let target =
-        || -> Result<Target, CliError> { Ok(Target { config: config()?, server: cli.server.clone(), token_file: cli.token_file.clone() }) };
+    let target = || -> Result<Target, CliError> {
+        Ok(Target { config: config()?, server: cli.server.clone(), token_file: cli.token_file.clone(), transport: OnceLock::new() })
+    };
     match cli.command {
         Command::Serve { demo: true, once, .. } => demo::run(once).await,
         Command::Serve { public, operator, .. } => {
@@ -212,6 +241,8 @@ async fn run(cli: Cli) -> Result<(), CliError> {
             resources::get(&target()?, &kind, id.as_deref(), org.as_deref(), limit, output).await
         }
         Command::Delete { kind, id } => resources::delete(&target()?, &kind, &id).await,
+        Command::Import { file, dry_run, output } => import::import(&target()?, &file, dry_run, output).await,
+        Command::Backfill { dry_run, batch, output } => import::backfill(&target()?, dry_run, batch, output).await,
         Command::Config => {
             anstream::print!("{}", load::redacted(&config()?));
             Ok(())

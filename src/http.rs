@@ -3,6 +3,7 @@
 mod api;
 mod extract;
 mod framing;
+mod import;
 pub mod listener;
 mod media;
 mod messages;
@@ -82,6 +83,8 @@ pub fn operator(rooms: &Arc<Rooms>) -> Router {
         .route("/v1/policies/shadow", get(api::shadow))
         .route("/v1/reasons", get(api::reasons))
         .route("/v1/apply", post(api::apply))
+        .route("/v1/import", post(import::import))
+        .route("/v1/backfill", post(import::backfill))
         .route("/v1/simulate", post(api::simulate))
         .route("/v1/doctor", get(api::doctor))
         .route("/v1/deliveries/{id}/replay", post(api::replay))

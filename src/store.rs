@@ -427,17 +427,19 @@ impl Store {
         Ok(ended)
     }
 
-    /// Keeps a session that an earlier system had under way, without a route: the next event of its contact may give it one.
-    /// `false` where it is kept already.
+    /// Keeps sessions of an earlier system, each with its audit line where it is new; which of them are.
     ///
     /// # Errors
-    /// When it could not be committed.
-    pub async fn import_session(&self, session: ImportedSession, line: AuditRecord) -> Result<bool, StoreError> {
+    /// When they could not be committed; none was kept then.
+    pub async fn import_sessions(&self, sessions: Vec<(ImportedSession, AuditRecord)>) -> Result<Vec<bool>, StoreError> {
         let touched = self.0.touched.clone();
         self.task(move |conn| {
             Box::pin(async move {
-                let fresh = queries::import(conn, &session, line).await?;
-                lock(&touched).imported |= fresh;
+                let mut fresh = Vec::new();
+                for (session, line) in sessions {
+                    fresh.push(queries::import(conn, &session, line).await?);
+                }
+                lock(&touched).imported |= fresh.contains(&true);
                 Ok(fresh)
             })
         })

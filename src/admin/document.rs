@@ -9,7 +9,8 @@ use super::AdminError;
 use crate::domain::clock::Timestamp;
 use crate::domain::ids::{AgentId, BindingId, InstallationId, OrgId, ProfileId};
 use crate::domain::installation::{
-    AgentStatus, AnswerKind, DeliveryFormat, ExternalAccount, InstallationStatus, Mode, Ownership, ProviderKind, Selector, SessionScope,
+    AgentStatus, AnswerKind, DeliveryFormat, ExternalAccount, Former, InstallationStatus, Mode, Ownership, ProviderKind, Selector,
+    SessionScope,
 };
 use crate::domain::reason::ReasonCode;
 use crate::domain::secret::Secret;
@@ -128,6 +129,8 @@ pub(super) struct BindingSpec {
     pub(super) session: SessionScope,
     #[serde(default)]
     pub(super) allow_platform_fallback: bool,
+    /// A legacy one's: what an earlier system knew its installation by.
+    pub(super) former: Option<Former>,
 }
 
 fn default_priority() -> i64 {

@@ -16,6 +16,7 @@ use crate::domain::clock::Timestamp;
 use crate::domain::ids::{AgentId, CredentialId, OrgId};
 use crate::domain::installation::{Agent, AgentStatus, AppProfile, Binding, DeliveryFormat, ExternalAccount, Mode, Org, Ownership};
 use crate::domain::reason::ReasonCode;
+use crate::domain::record::AuditRecord;
 use crate::domain::secret::{self, Secret, Unfit};
 use crate::policy::action::ApplyResources;
 use crate::providers::{self, Provider};
@@ -51,24 +52,10 @@ impl Admin {
         let decision = self.authorize(asking, ApplyResources { operator: asking.facts() }, "resource.apply", "resources").await?;
         let document = Document::read(document)?;
         let _one_at_a_time = self.changing.lock().await;
-        let directory = self.store.directory();
-        let now = self.clock.now();
-        let mut plan = Plan {
-            admin: self,
-            future: (*directory).clone(),
-            now,
-            keys: RefCell::default(),
-            said: BTreeMap::new(),
-            changes: Vec::new(),
-            applied: Vec::new(),
-        };
+        let mut plan = self.plan((*self.store.directory()).clone());
         plan.document(document)?;
-        let Plan { mut changes, applied, keys, .. } = plan;
-        let keys = keys.into_inner();
-        for (org, key) in &keys {
-            changes.push(Change::KeepKey(self.vault.sealed_org_key(org, key, now)?));
-        }
-        if dry_run || changes.is_empty() {
+        let applied = plan.applied.clone();
+        if dry_run {
             return Ok(applied);
         }
         let lines = applied
@@ -79,6 +66,26 @@ impl Admin {
                 asking.line(&self.clock, action, format!("{}/{}", a.kind, a.id), Some(&decision))
             })
             .collect();
+        self.commit(plan, lines).await?;
+        Ok(applied)
+    }
+
+    /// A plan that starts from this state.
+    pub(super) fn plan(&self, future: Directory) -> Plan<'_> {
+        let (now, keys, said) = (self.clock.now(), RefCell::default(), BTreeMap::new());
+        Plan { admin: self, future, now, keys, said, changes: Vec::new(), applied: Vec::new() }
+    }
+
+    /// Keeps what was planned with its audit lines, all or nothing. Whoever planned holds `changing` until this returns.
+    pub(super) async fn commit(&self, plan: Plan<'_>, lines: Vec<AuditRecord>) -> Result<(), AdminError> {
+        let Plan { mut changes, keys, now, .. } = plan;
+        let keys = keys.into_inner();
+        for (org, key) in &keys {
+            changes.push(Change::KeepKey(self.vault.sealed_org_key(org, key, now)?));
+        }
+        if changes.is_empty() {
+            return Ok(());
+        }
         match self.store.apply(changes, lines, self.clock.now()).await {
             // Only now: a key that is used and not kept would lose what is sealed under it.
             Ok(()) => keys.into_iter().for_each(|(org, key)| self.vault.add_org(&org, key)),
@@ -90,7 +97,7 @@ impl Admin {
                 });
             }
         }
-        Ok(applied)
+        Ok(())
     }
 
     /// Removes a resource that nothing refers to.
@@ -153,16 +160,16 @@ fn users_of(directory: &Directory, kind: &str, id: &str) -> Vec<String> {
 }
 
 /// The state as it will be, resource by resource, and the changes that lead there.
-struct Plan<'a> {
+pub(super) struct Plan<'a> {
     admin: &'a Admin,
-    future: Directory,
+    pub(super) future: Directory,
     now: Timestamp,
     /// New keys of orgs that had none; kept together with what is sealed under them.
     keys: RefCell<BTreeMap<OrgId, Key>>,
     /// Agents' signing secrets as this document says them: sealed, some of them lie under a key that is not kept yet.
     said: BTreeMap<AgentId, Secret>,
-    changes: Vec<Change>,
-    applied: Vec<Applied>,
+    pub(super) changes: Vec<Change>,
+    pub(super) applied: Vec<Applied>,
 }
 
 /// One resource's secrets on their way to be sealed.
@@ -195,33 +202,35 @@ impl<'a> Plan<'a> {
         self.native_secrets_fit()
     }
 
+    /// Of agents that changed: whether the bindings that were there before still fit.
+    fn native_secrets_fit(&self) -> Result<(), AdminError> {
+        let changed = |id: &AgentId| self.applied.iter().any(|a| a.kind == "agents" && a.id == id.as_str() && a.action != "unchanged");
+        self.future.bindings.values().filter(|b| changed(&b.item.agent)).try_for_each(|b| self.native_secret_fits(&b.item))
+    }
+
     /// A provider's SDK takes no secret that the provider could not have given out, so an agent that wants native events of
     /// an installation has one of that form. Looked at whenever one of the two changes.
-    fn native_secrets_fit(&self) -> Result<(), AdminError> {
-        let changed = |kind: &str, id: &str| self.applied.iter().any(|a| a.kind == kind && a.id == id && a.action != "unchanged");
-        for binding in self.future.bindings.values() {
-            let (binding, agent) = (&binding.item, self.future.agents.get(&binding.item.agent));
-            let Some(agent) = agent.filter(|agent| agent.item.format == DeliveryFormat::Native) else { continue };
-            let provider = match &binding.installation {
-                Some(id) => self.future.installations.get(id).map(|i| i.item.provider),
-                None => binding.select.provider,
-            };
-            let looked_at = changed("bindings", binding.id.as_str()) || changed("agents", binding.agent.as_str());
-            let Some(provider) = provider.filter(|_| looked_at) else { continue };
-            let provider_takes = |secret: &Secret| providers::of(provider).secret_form(secret.expose());
-            let fits = match self.said.get(&binding.agent) {
-                Some(secret) => provider_takes(secret),
-                None => provider_takes(&self.admin.vault.agent_signing(agent)?),
-            };
-            if !fits {
-                let detail = format!(
-                    "agents `{}`: signing_secret has characters that {provider} does not use, so its SDKs cannot have it; binding `{}` needs it",
-                    binding.agent, binding.id
-                );
-                return Err(AdminError::new(ReasonCode::AdminResourceInvalid, detail));
-            }
+    fn native_secret_fits(&self, binding: &Binding) -> Result<(), AdminError> {
+        let agent = self.future.agents.get(&binding.agent);
+        let Some(agent) = agent.filter(|agent| agent.item.format == DeliveryFormat::Native) else { return Ok(()) };
+        let provider = match &binding.installation {
+            Some(id) => self.future.installations.get(id).map(|i| i.item.provider),
+            None => binding.select.provider,
+        };
+        let Some(provider) = provider else { return Ok(()) };
+        let provider_takes = |secret: &Secret| providers::of(provider).secret_form(secret.expose());
+        let fits = match self.said.get(&binding.agent) {
+            Some(secret) => provider_takes(secret),
+            None => provider_takes(&self.admin.vault.agent_signing(agent)?),
+        };
+        if fits {
+            return Ok(());
         }
-        Ok(())
+        let detail = format!(
+            "agents `{}`: signing_secret has characters that {provider} does not use, so its SDKs cannot have it; binding `{}` needs it",
+            binding.agent, binding.id
+        );
+        Err(AdminError::new(ReasonCode::AdminResourceInvalid, detail))
     }
 
     fn org(&mut self, spec: OrgSpec) -> Result<(), AdminError> {
@@ -341,7 +350,7 @@ impl<'a> Plan<'a> {
         self.record(Resource::Profile(profile), known.map(|(p, s)| (Resource::Profile(p), s)), puts)
     }
 
-    fn binding(&mut self, spec: BindingSpec) -> Result<(), AdminError> {
+    pub(super) fn binding(&mut self, spec: BindingSpec) -> Result<(), AdminError> {
         let at = format!("bindings `{}`", spec.id);
         self.org_exists(&at, Some(&spec.org))?;
         let unknown = |what: String| AdminError::new(ReasonCode::AdminReferenceUnknown, format!("{at}: {what}"));
@@ -399,6 +408,8 @@ impl<'a> Plan<'a> {
                 format!("{at}: select.{name} is empty; leave it out to select all"),
             ));
         }
+        // An installation is named: nothing is left to be found by what it was.
+        let former = spec.former.or_else(|| old.and_then(|k| k.former.clone())).filter(|_| installation.is_none());
         let binding = Binding {
             id: spec.id,
             org: spec.org,
@@ -410,7 +421,11 @@ impl<'a> Plan<'a> {
             enabled: spec.enabled,
             session: spec.session,
             allow_platform_fallback: spec.allow_platform_fallback,
+            former,
         };
+        if old != Some(&binding) {
+            self.native_secret_fits(&binding)?;
+        }
         self.record(Resource::Binding(binding), known.map(|(b, s)| (Resource::Binding(b), s)), vec![])
     }
 

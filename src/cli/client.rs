@@ -40,7 +40,7 @@ impl Target {
             ],
             body: body.map_or_else(Bytes::new, |b| Bytes::from(b.to_string())),
         };
-        let response = send(request, &self.base()).await?;
+        let response = self.send(request, &self.base()).await?;
         let answer: Value = if response.body.is_empty() {
             Value::Null
         } else {
@@ -54,17 +54,23 @@ impl Target {
         let text = |name: &str| answer.get(name).and_then(Value::as_str).unwrap_or("").to_owned();
         Err(CliError::Found(format!("{}: {} ({})", text("code"), text("detail"), text("request_id"))))
     }
-}
 
-/// Sends one request to a gateway.
-pub(super) async fn send(request: WireRequest, base: &str) -> Result<WireResponse, CliError> {
-    let transport = Transport::providers().map_err(|f| CliError::Unable(f.detail))?;
-    transport.send(request, TIMEOUT_MS, ANSWER_BYTES_MAX).await.map_err(|error| {
-        let why = match error {
-            TransportError::NotSent(why) | TransportError::Reset(why) => why,
-            TransportError::Timeout { .. } => "it did not answer in time".into(),
-            TransportError::DialForbidden | TransportError::AnswerTooLarge => "its answer cannot be used".into(),
+    /// Sends one request to a gateway.
+    pub(super) async fn send(&self, request: WireRequest, base: &str) -> Result<WireResponse, CliError> {
+        let transport = match self.transport.get() {
+            Some(transport) => transport,
+            None => {
+                let made = Transport::providers().map_err(|f| CliError::Unable(f.detail))?;
+                self.transport.get_or_init(|| made)
+            }
         };
-        CliError::Unable(format!("no gateway at {base}: {why}; start one with `byoa serve`, or name it with --server"))
-    })
+        transport.send(request, TIMEOUT_MS, ANSWER_BYTES_MAX).await.map_err(|error| {
+            let why = match error {
+                TransportError::NotSent(why) | TransportError::Reset(why) => why,
+                TransportError::Timeout { .. } => "it did not answer in time".into(),
+                TransportError::DialForbidden | TransportError::AnswerTooLarge => "its answer cannot be used".into(),
+            };
+            CliError::Unable(format!("no gateway at {base}: {why}; start one with `byoa serve`, or name it with --server"))
+        })
+    }
 }

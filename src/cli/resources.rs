@@ -35,7 +35,7 @@ pub(super) async fn apply(target: &Target, file: &Path, dry_run: bool) -> Result
 
 /// Puts the environment's and files' secrets in as values. Here and not in the gateway: an operator's request must not
 /// make the gateway read its own files.
-fn resolve(value: &mut Value) -> Result<(), String> {
+pub(super) fn resolve(value: &mut Value) -> Result<(), String> {
     match value {
         Value::Array(items) => items.iter_mut().try_for_each(resolve),
         Value::Object(fields) => fields

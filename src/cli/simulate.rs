@@ -5,7 +5,6 @@ use bytes::Bytes;
 use http::Method;
 use serde_json::Value;
 
-use super::client::send;
 use super::{CliError, Target};
 use crate::domain::secret::Secret;
 use crate::wire::WireRequest;
@@ -29,7 +28,7 @@ pub(super) async fn run(target: &Target, ask: Value, public_server: Option<Strin
     // Header names of a request outlive it; there are a handful of them in a short-lived process.
     let headers = headers.into_iter().map(|(n, v)| (&*n.leak(), Secret::new(v))).collect();
     let request = WireRequest { method: Method::POST, url: Secret::new(format!("{base}{path}")), headers, body: Bytes::from(body) };
-    let answer = send(request, &base).await?;
+    let answer = target.send(request, &base).await?;
     anstream::println!(
         "{} {} {path} → {}",
         text(&ask, "provider").unwrap_or_default(),

@@ -148,6 +148,7 @@ impl World {
             enabled: true,
             session: SessionScope::Conversation,
             allow_platform_fallback: true,
+            former: None,
         };
         tweak(&mut item);
         self.directory.bindings.insert(key, Arc::new(Kept { item, secrets: vec![], updated: NOW }));

@@ -171,6 +171,17 @@ pub enum ExternalAccount {
     },
 }
 
+impl ExternalAccount {
+    /// Every id that its provider has for it.
+    pub fn ids(&self) -> Vec<&str> {
+        match self {
+            Self::Slack { team_id, enterprise_id } => team_id.iter().chain(enterprise_id).map(String::as_str).collect(),
+            Self::Telegram { bot_id, .. } => vec![bot_id],
+            Self::WhatsApp { waba_id, phone_number_id } => vec![phone_number_id, waba_id],
+        }
+    }
+}
+
 /// What an installation may do now.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -395,6 +406,22 @@ pub enum SessionScope {
     Peer,
 }
 
+/// What an earlier system knew a legacy binding's installation by. Nothing is routed by it; a backfill finds the installation
+/// by it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Former {
+    /// The id of its record of the connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connection: Option<String>,
+    /// The provider's id of the account.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
+    /// What it called the installation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub installation: Option<String>,
+}
+
 /// Which agent hears which conversations.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Binding {
@@ -421,6 +448,9 @@ pub struct Binding {
     pub session: SessionScope,
     /// A platform-mode binding that may take over when the org's own credential cannot be used.
     pub allow_platform_fallback: bool,
+    /// A legacy one's: what an earlier system knew its installation by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub former: Option<Former>,
 }
 
 impl Binding {

@@ -44,7 +44,7 @@ async fn bytes_of(rooms: &Rooms, asking: &Asking, body: Body) -> Result<Bytes, R
 }
 
 /// For requests that may say nothing.
-async fn optional_body(rooms: &Rooms, asking: &Asking, body: Body) -> Result<Value, Response> {
+pub(super) async fn optional_body(rooms: &Rooms, asking: &Asking, body: Body) -> Result<Value, Response> {
     let bytes = bytes_of(rooms, asking, body).await?;
     if bytes.is_empty() { Ok(Value::Null) } else { json_of(asking, &bytes) }
 }

@@ -54,6 +54,7 @@ fn binding(id: &str, select: Selector, priority: i64) -> Arc<Kept<Binding>> {
         enabled: true,
         session: Default::default(),
         allow_platform_fallback: false,
+        former: None,
     };
     Arc::new(Kept { item, secrets: vec![], updated: Timestamp::default() })
 }

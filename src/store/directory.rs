@@ -142,6 +142,12 @@ impl Directory {
         matches!(hearing.map(Vec::as_slice), Some([only]) if *only == installation.id)
     }
 
+    /// An org's installations of a provider that hear events.
+    pub fn hearing(&self, org: &OrgId, provider: ProviderKind) -> impl Iterator<Item = &Installation> {
+        let ids = self.hearing.get(&(org.clone(), provider)).map_or(&[][..], Vec::as_slice);
+        ids.iter().filter_map(|id| self.installations.get(id)).map(|i| &i.item)
+    }
+
     /// To whom a session of this key was handed, where an operator did that.
     pub fn handed(&self, key: &SessionKey) -> Option<&AgentId> {
         if self.handed.is_empty() { None } else { self.handed.get(key.as_str()).map(|h| &h.agent) }
@@ -285,22 +291,45 @@ impl Directory {
     }
 }
 
+/// Who holds which account: each has one owner overall and one installation per app.
+#[derive(Debug, Default)]
+pub struct Claimed {
+    owners: HashMap<String, String>,
+    holders: HashSet<(String, ProfileId)>,
+}
+
+impl Claimed {
+    /// By the installations that are not revoked: those let go of theirs.
+    pub fn by<'a>(installations: impl Iterator<Item = &'a Installation>) -> Self {
+        let mut claimed = Self::default();
+        installations.filter(|i| i.status != InstallationStatus::Revoked).for_each(|i| claimed.claim(i));
+        claimed
+    }
+
+    /// What an installation would claim and somebody else holds.
+    pub fn taken(&self, installation: &Installation) -> Vec<String> {
+        let other_owner = |(account, owner): &(String, String)| self.owners.get(account).is_some_and(|o| o != owner);
+        let held = |(account, _): &(String, String)| self.holders.contains(&(account.clone(), installation.profile.clone()));
+        let mine = claims(installation);
+        let held: Vec<_> = mine.iter().filter(|c| held(c)).cloned().collect();
+        bot_owner(installation).into_iter().chain(mine).filter(other_owner).chain(held).map(|(account, _)| account).collect()
+    }
+
+    /// Gives an installation what nobody holds.
+    pub fn claim(&mut self, installation: &Installation) {
+        for (account, owner) in bot_owner(installation).into_iter().chain(claims(installation)) {
+            self.owners.entry(account).or_insert(owner);
+        }
+        self.holders.extend(claims(installation).into_iter().map(|(account, _)| (account, installation.profile.clone())));
+    }
+}
+
 /// The accounts that two owners hold, or two installations of one app.
 fn disputed<'a>(installations: impl Iterator<Item = &'a Installation>) -> HashSet<String> {
-    let mut owners: HashMap<String, String> = HashMap::new();
-    let mut holders: HashSet<(String, ProfileId)> = HashSet::new();
-    let mut disputed = HashSet::new();
+    let (mut claimed, mut disputed) = (Claimed::default(), HashSet::new());
     for installation in installations {
-        for (account, owner) in bot_owner(installation).into_iter().chain(claims(installation)) {
-            if *owners.entry(account.clone()).or_insert_with(|| owner.clone()) != owner {
-                disputed.insert(account);
-            }
-        }
-        for (account, _) in claims(installation) {
-            if !holders.insert((account.clone(), installation.profile.clone())) {
-                disputed.insert(account);
-            }
-        }
+        disputed.extend(claimed.taken(installation));
+        claimed.claim(installation);
     }
     disputed
 }

@@ -1,7 +1,9 @@
 //! How an earlier system of this kind behaved, as tables: each case with the answer that is wanted here, played against the
 //! gateway. `keep` wants the same verdict, `beat` a better one; a note says where the rules ask for something else.
 
+mod backfill;
 mod credential;
+mod rollout;
 mod route;
 mod send;
 pub mod session;

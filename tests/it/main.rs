@@ -13,6 +13,7 @@ mod docs;
 mod durable;
 mod failure_paths;
 mod fixtures;
+mod import;
 mod journey;
 mod keys;
 mod layering;

@@ -43,6 +43,8 @@ async fn every_door_but_health_asks_who_it_is() {
         ("GET", "/v1/doctor"),
         ("POST", "/v1/apply"),
         ("POST", "/v1/simulate"),
+        ("POST", "/v1/import"),
+        ("POST", "/v1/backfill"),
         ("POST", "/v1/deliveries/dlv_1/replay"),
         ("PUT", "/v1/orgs/acme"),
         ("DELETE", "/v1/orgs/acme"),

@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 use super::support::gateway::TestGateway;
 use super::support::world;
 
-const NOW: i64 = 1_790_000_100;
+pub const NOW: i64 = 1_790_000_100;
 
-struct Desk {
-    gateway: TestGateway,
+pub struct Desk {
+    pub gateway: TestGateway,
 }
 
 impl Desk {
@@ -26,7 +26,7 @@ impl Desk {
     }
 
     /// Status and code, or the stage.
-    async fn post(&self, path: &str, body: Value) -> String {
+    pub async fn post(&self, path: &str, body: Value) -> String {
         let answer = self.gateway.operate("POST", &format!("/v1/rollout/{path}"), &body).await;
         let said = answer.json();
         let word = if answer.status == 200 { &said["stage"] } else { &said["code"] };
@@ -38,7 +38,7 @@ impl Desk {
     }
 
     /// A matrix run as the gateway stores it.
-    async fn matrix_run(&self, seconds: i64, red: i64, version: Option<&str>, build: &str) {
+    pub async fn matrix_run(&self, seconds: i64, red: i64, version: Option<&str>, build: &str) {
         let version = match version {
             Some(version) => version.to_owned(),
             None => {
@@ -74,7 +74,7 @@ impl Desk {
     }
 }
 
-const BUILD: &str = env!("CARGO_PKG_VERSION");
+pub const BUILD: &str = env!("CARGO_PKG_VERSION");
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_guard_bites_and_the_way_through_is_open() {

@@ -14,7 +14,7 @@ use crate::store::{Change, Resource, SecretPut};
 use crate::vault::field;
 
 impl Plan<'_> {
-    pub(super) fn installation(&mut self, spec: InstallationSpec) -> Result<(), AdminError> {
+    pub(in crate::admin) fn installation(&mut self, spec: InstallationSpec) -> Result<(), AdminError> {
         let at = format!("installations `{}`", spec.id);
         self.org_exists(&at, Some(&spec.org))?;
         let unknown = |what: String| AdminError::new(ReasonCode::AdminReferenceUnknown, format!("{at}: {what}"));

@@ -105,8 +105,8 @@ impl World {
                 };
                 let line = imported(&session);
                 let store = self.talk.gateway.store();
-                assert!(store.import_session(session.clone(), line.clone()).await.unwrap(), "{what}");
-                assert!(!store.import_session(session, line).await.unwrap(), "{what}: once");
+                assert_eq!(store.import_sessions(vec![(session.clone(), line.clone())]).await.unwrap(), [true], "{what}");
+                assert_eq!(store.import_sessions(vec![(session, line)]).await.unwrap(), [false], "{what}: once");
             }
             "close" => {
                 let id = self.session_id(number()).await;
