@@ -67,8 +67,7 @@ impl Desk {
 
     /// The lines that import and backfill left.
     pub async fn audit(&self) -> Vec<Value> {
-        let sql =
-            "SELECT action, target, outcome, code, decision FROM audit WHERE action IN ('import.apply', 'backfill.bind') ORDER BY seq";
+        let sql = "SELECT action, target, outcome, code, verdict FROM audit WHERE action IN ('import.apply', 'backfill.bind') ORDER BY seq";
         self.gateway.kept.rows(sql).await
     }
 
@@ -167,7 +166,7 @@ async fn a_dry_run_says_what_the_run_does_and_a_second_run_changes_nothing() {
     // A line of the audit for each, with the decision that let it.
     let audit = desk.audit().await;
     assert_eq!(audit.len(), 123);
-    assert!(audit.iter().all(|l| l["outcome"] == "done" && !l["decision"].is_null()), "{:?}", audit[0]);
+    assert!(audit.iter().all(|l| l["outcome"] == "done" && !l["verdict"].is_null()), "{:?}", audit[0]);
     assert_eq!(desk.ids("bindings").await, json!(["bound", "legacy"]));
     assert_eq!(desk.get("bindings/legacy").await["legacy"], json!(true));
     assert_eq!(desk.get("installations/acme-old").await["credential"]["state"], "current");
