@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use byoa_gateway::domain::installation::ProviderKind;
 use serde_json::{Value, json};
 
-use super::support::gateway::{OPERATOR_TOKEN, TestGateway};
+use super::support::gateway::{OPERATOR_TOKEN, TestGateway, VIEWER_TOKEN};
 use super::support::world;
 
 const NOW: i64 = 1_790_000_100;
@@ -203,12 +203,13 @@ async fn exit_codes_tell_whether_it_ran_and_whether_all_was_taken() {
 async fn who_may_not_apply_may_not_import() {
     let desk = Desk::start(ProviderKind::Slack).await;
     let page = json!({"lines": [{"line": 1, "record": binding("acme", "b")}]});
-    for (path, page) in [("/v1/import", &page), ("/v1/backfill", &Value::Null)] {
-        let token = super::support::gateway::SINGLE_FACTOR_TOKEN;
-        let allowed = desk.gateway.operate_as(token, "POST", "/v1/apply", &json!({})).await.status == 200;
-        let answer = desk.gateway.operate_as(token, "POST", path, page).await;
-        assert_eq!(answer.status == 200, allowed, "{path}: {}", answer.text());
+    for (path, page, action) in [("/v1/import", &page, "import.apply"), ("/v1/backfill", &Value::Null, "backfill.bind")] {
+        let answer = desk.gateway.operate_as(VIEWER_TOKEN, "POST", path, page).await;
+        assert_eq!((answer.status, answer.json()["code"].as_str()), (403, Some("policy.no_permit")), "{path}: {}", answer.text());
+        let last = desk.audit().await.pop().unwrap();
+        assert_eq!((&last["action"], &last["outcome"], &last["code"]), (&json!(action), &json!("refused"), &json!("policy.no_permit")));
     }
+    assert_eq!(desk.ids("bindings").await, json!([]));
     let too_many: Vec<Value> = (0..251).map(|n| json!({"line": n, "record": {}})).collect();
     let answer = desk.gateway.operate("POST", "/v1/import", &json!({"lines": too_many})).await;
     assert_eq!((answer.status, answer.json()["code"].as_str()), (422, Some("admin.resource_invalid")));

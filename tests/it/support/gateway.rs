@@ -26,6 +26,9 @@ pub const OPERATOR_TOKEN: &str = "opr_5c1f0b9e7a3d4826";
 pub const SINGLE_FACTOR_TOKEN: &str = "opr_single_7f3a9c2e4b";
 pub const PLAIN_OPERATOR_TOKEN: &str = "opr_plain_2d8e6f1a9c";
 
+/// Somebody who may look and do nothing.
+pub const VIEWER_TOKEN: &str = "opr_viewer_8b1d4c7e2f";
+
 /// The tables whose rows a webhook may add to.
 pub const TABLES: [&str; 9] = ["events", "dedupe", "deliveries", "decisions", "refusals", "audit", "sessions", "attempts", "sends"];
 
@@ -101,7 +104,9 @@ impl TestGateway {
         config.limits.provider_rate_percent = ProviderKind::ALL.into_iter().map(|p| (p, 0)).collect();
         tweak(&mut config);
         let clock = Clock::manual(Timestamp::from_secs(now_secs));
-        let tokens = format!("{OPERATOR_TOKEN}\n{SINGLE_FACTOR_TOKEN} security sam single-factor\n{PLAIN_OPERATOR_TOKEN} operator olga\n");
+        let tokens = format!(
+            "{OPERATOR_TOKEN}\n{SINGLE_FACTOR_TOKEN} security sam single-factor\n{PLAIN_OPERATOR_TOKEN} operator olga\n{VIEWER_TOKEN} viewer vera\n"
+        );
         let secrets = EnvSecrets { master_keys, operator_token: Some(tokens) };
         let gateway = Box::pin(Gateway::start_observed(config, secrets, clock.clone(), watcher)).await?;
         let (public, operator) = (gateway.public, gateway.operator);
