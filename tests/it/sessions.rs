@@ -267,30 +267,11 @@ fn imported(talk: &Talk, contact: &str) -> ImportedSession {
 
 async fn import(talk: &Talk, session: ImportedSession) {
     let line = super::behaviour::session::imported(&session);
-    assert!(talk.gateway.store().import_session(session, line).await.unwrap());
+    assert_eq!(talk.gateway.store().import_sessions(vec![(session, line)]).await.unwrap(), [true]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_imported_session_is_promoted_only_where_nothing_is_guessed() {
-    use byoa_gateway::domain::ids::{AgentId, OrgId, SessionId};
-    use byoa_gateway::store::ImportedSession;
-    let import = async |talk: &Talk, contact: &str, conversation: Option<&str>, hours_ago: i64| {
-        let now = talk.gateway.clock.now();
-        let session = ImportedSession {
-            id: SessionId::fresh(now),
-            org: OrgId::parse("acme").unwrap(),
-            provider: ProviderKind::Slack,
-            agent: AgentId::parse("acme-agent").unwrap(),
-            contact: contact.into(),
-            conversation: conversation.map(str::to_owned),
-            thread: None,
-            created: now.plus_ms(-hours_ago * HOUR),
-            last: now.plus_ms(-hours_ago * HOUR),
-        };
-        let line = super::behaviour::session::imported(&session);
-        assert_eq!(talk.gateway.store().import_sessions(vec![(session, line)]).await.unwrap(), [true]);
-    };
-    const CONTACT: &str = "U00SIMULATED";
     for (what, imports, sessions) in [
         ("the only one", &[(CONTACT, None, 0_i64)][..], 1),
         ("in this conversation", &[(CONTACT, Some("C0HELP"), 0)], 1),
