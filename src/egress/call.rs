@@ -61,9 +61,6 @@ impl Egress {
             ended.left = true;
             return Err(ended);
         }
-        if let (429, Some(wait_s)) = (response.status, response.retry_after_s()) {
-            self.used.close(&installation.id, call.method, wait_s, self.clock.now());
-        }
         tracing::debug!(installation = %installation.id, method = call.method, conversation = call.conversation, status = response.status, "provider answered");
         Ok(response)
     }

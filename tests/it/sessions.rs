@@ -326,6 +326,12 @@ async fn a_session_stays_its_orgs_when_another_org_takes_the_agents_name() {
     let talk = Talk::start(ProviderKind::Slack, |_| {}).await;
     assert_eq!(talk.hear(&talk.app.path(), 1, |body| body).await, 200);
     let session = talk.sessions().await[0]["id"].clone();
+    let send = Request::post("/v1/messages", json!({"session": session, "text": "hi"}).to_string())
+        .json()
+        .header("authorization", "Bearer agt_acme_3kd9slw02mfj47")
+        .header("idempotency-key", "k1");
+    // Answered for acme, whatever it is.
+    assert_eq!(talk.gateway.send(&send).await.json()["code"], "credentials.absent");
     for path in ["bindings/slack-acme", "bindings/slack-platform", "agents/acme-agent"] {
         let removed = talk.gateway.operate("DELETE", &format!("/v1/{path}"), &Value::Null).await;
         assert_eq!(removed.status, 204, "{path}: {}", removed.text());
@@ -333,13 +339,13 @@ async fn a_session_stays_its_orgs_when_another_org_takes_the_agents_name() {
     let mut agent = world::document(ProviderKind::Slack)["agents"][0].clone();
     agent["org"] = json!("globex");
     talk.gateway.applied(&json!({"agents": [agent]})).await;
-    let send = Request::post("/v1/messages", json!({"session": session, "text": "hi"}).to_string())
-        .json()
-        .header("authorization", "Bearer agt_acme_3kd9slw02mfj47")
-        .header("idempotency-key", "k1");
+    // The same key and body, and another org's agent by now.
     let answer = talk.gateway.send(&send).await;
     assert_eq!((answer.status, &answer.json()["code"]), (404, &json!("egress.not_found")), "{}", answer.text());
-    let alarms =
-        talk.gateway.kept.rows("SELECT json_extract(detail_json, '$.named') AS named FROM audit WHERE action = 'message.send'").await;
+    let alarms = talk
+        .gateway
+        .kept
+        .rows("SELECT json_extract(detail_json, '$.named') AS named FROM audit WHERE action = 'message.send' AND code = 'egress.not_found'")
+        .await;
     assert_eq!(alarms, [json!({"named": format!("sessions/{}", session.as_str().unwrap())})], "nothing of it was read");
 }

@@ -232,6 +232,8 @@ async fn delete(conn: &mut SqliteConnection, kind: &str, id: &str, now: Timestam
             sqlx::query("DELETE FROM places WHERE installation = $1").bind(id).execute(&mut *conn).await.map_err(failed)?;
             free_accounts(conn, id).await
         }
+        // Whoever has the name next, in whatever org, says its keys anew: an old one would be answered with what this agent sent.
+        "agents" => sqlx::query("UPDATE sends SET key = id WHERE agent = $1").bind(id).execute(conn).await.map(|_| ()).map_err(failed),
         "bindings" => sqlx::query("DELETE FROM legacy_uses WHERE binding = $1").bind(id).execute(conn).await.map(|_| ()).map_err(failed),
         _ => Ok(()),
     }
