@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
 
+use byoa_gateway::config::Config;
 use byoa_gateway::domain::installation::ProviderKind;
 use byoa_gateway::providers::{self, Sample};
 use bytes::Bytes;
@@ -18,8 +19,8 @@ use tokio::net::TcpListener;
 use super::support::fakes::Seen;
 use super::support::gateway::TestGateway;
 use super::support::raw::{Request, Response};
-use super::support::sign;
 use super::support::world::{self, account_json};
+use super::support::{copy, here, sign};
 
 const NOW: i64 = 1_790_000_100;
 /// Of the shape that Telegram's own have; the other SDKs take any.
@@ -259,6 +260,10 @@ fn credential(provider: ProviderKind) -> &'static str {
 
 impl Bed {
     async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    async fn start_with(tweak: impl FnOnce(&mut Config)) -> Self {
         log();
         let providers = Providers::start().await;
         let base = format!("http://{}", providers.address);
@@ -266,6 +271,7 @@ impl Bed {
             config.providers.slack.api_base = format!("{base}/api/");
             config.providers.telegram.api_base = base.clone();
             config.providers.whatsapp.api_base = format!("{base}/v23.0/");
+            tweak(config);
         })
         .await;
         let agent = |org: &str, token: &str| {
@@ -880,4 +886,22 @@ async fn a_call_waits_for_the_rollout_like_everything_of_a_tenants_app() {
         assert_eq!(shown(&early), (200, "rollout.stage_off".into()), "{method}");
     }
     assert_eq!(bed.providers.count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_speaks_is_a_message_to_the_policies() {
+    let folder = tempfile::tempdir().unwrap();
+    let policies = folder.path().join("policies");
+    copy(&here("policies"), &policies);
+    let forbid = "@id(\"acme.silent\")\n@reason(\"Agents of acme say nothing today\")\n@code(\"policy.forbidden\")\nforbid (principal in \
+                  Byoa::Org::\"acme\", action == Byoa::Action::\"SendMessage\", resource);\n";
+    std::fs::create_dir_all(policies.join("orgs/acme")).unwrap();
+    std::fs::write(policies.join("orgs/acme/silent.cedar"), forbid).unwrap();
+    let bed = Bed::start_with(|config| config.policies.dir = policies).await;
+    let bearer = format!("Bearer {AGENT}");
+    let call = async |method: &str, body: Value| bed.call(&format!("/sdk/slack/api/{method}"), &[("authorization", &bearer)], &body).await;
+    let said = call("chat.postMessage", json!({"channel": "C0HELP", "text": "hi"})).await;
+    assert_eq!(shown(&said), (200, "policy.forbidden".into()));
+    assert_eq!(bed.providers.count(), 0);
+    assert_eq!(call("auth.test", json!({})).await.json()["ok"], true, "what does not speak goes on");
 }
