@@ -43,17 +43,20 @@ async fn there_and_back(provider: ProviderKind, script: &str, path: &str, api: i
     let told = json!({"token": AGENT_TOKEN, "secret": AGENT_SECRET, "api": api(&gateway), "phone": app.account, "answers": true});
     let mut script = Script::start(script, &told).await;
     gateway.apply(&document(provider, script.port, path)).await;
-    while slack.unseen().is_some() {}
 
     let answer = once(gateway.public, &webhook(&app, 71, Clock::system().now())).await.unwrap();
     assert_eq!((answer.status, answer.text().as_str()), (200, ""));
     assert_eq!(script.heard().await, ("message".to_owned(), "hello".to_owned()));
-    let sent = slack.next().await;
-    let carried = format!("{} {:?}", sent.path, sent.headers);
-    assert!(carried.contains(&app.credential()) && !carried.contains("agt_"), "the installation's own token goes out: {carried}");
-    let body = String::from_utf8_lossy(&sent.body).into_owned();
-    let said = ["you said hello", "you+said+hello"].iter().any(|text| body.contains(text));
-    assert!(said && !body.contains("agt_"), "{body}");
+    // Libraries ask who they are too, whenever they like; every call goes out with the installation's own token.
+    loop {
+        let sent = slack.next().await;
+        let (carried, body) = (format!("{} {:?}", sent.path, sent.headers), String::from_utf8_lossy(&sent.body).into_owned());
+        assert!(carried.contains(&app.credential()) && !carried.contains("agt_"), "{carried}");
+        assert!(!body.contains("agt_"), "{body}");
+        if ["you said hello", "you+said+hello"].iter().any(|text| body.contains(text)) {
+            break;
+        }
+    }
     assert!(gateway.terminate().success());
 }
 
