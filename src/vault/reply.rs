@@ -87,17 +87,10 @@ impl ReplyLinks {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crypto::envelope::KeyRing;
     use crate::domain::ids::{OrgId, ProfileId, SessionId};
     use crate::domain::installation::ProviderKind;
     use crate::domain::message::Normal;
-    use zeroize::Zeroizing;
-
-    fn vault(seed: u8) -> Vault {
-        let mut key = Zeroizing::new([seed; 32]);
-        key[0] = seed.wrapping_add(1);
-        Vault::new(KeyRing::new(vec![key]).unwrap(), crate::crypto::MacKey::new(&[seed; 8]).unwrap())
-    }
+    use crate::vault::ticket::tests::vault;
 
     fn event() -> EventView {
         EventView {

@@ -121,12 +121,13 @@ impl MediaLinks {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::crypto::envelope::KeyRing;
     use zeroize::Zeroizing;
 
-    fn vault(seed: u8) -> Vault {
+    /// A vault whose keys are another for each seed.
+    pub fn vault(seed: u8) -> Vault {
         let mut key = Zeroizing::new([seed; 32]);
         key[0] = seed.wrapping_add(1);
         Vault::new(KeyRing::new(vec![key]).unwrap(), crate::crypto::MacKey::new(&[seed; 8]).unwrap())
