@@ -21,6 +21,7 @@ use crate::config::RolloutSection;
 use crate::domain::clock::Clock;
 use crate::domain::ids::{BindingId, DeliveryId, EventId, OrgId, RequestId};
 use crate::domain::installation::Installation;
+use crate::domain::matrix::Player;
 use crate::domain::reason::{Failure, ReasonCode, Stop};
 use crate::domain::record::{AuditRecord, Decision};
 use crate::policy::action::{Action, OperatorFacts, ReadAudit, ReplayDelivery, ViewResources};
@@ -90,6 +91,8 @@ pub struct Admin {
     pub allow_private_agents: bool,
     /// What tenants are told to point providers at.
     pub public_url: Option<String>,
+    /// Who plays the failure-path matrix; nobody in a gateway that is itself played with.
+    pub player: Option<Arc<dyn Player>>,
 }
 
 /// An operator's request: who, and under which id it is recorded.

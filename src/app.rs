@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::delivery::{Courier, DeliveryObserver};
 use crate::domain::clock::Clock;
 use crate::domain::delivery::Claimed;
+use crate::domain::matrix::Player;
 use crate::domain::reason::{Failure, ReasonCode};
 use crate::egress::{Egress, Refreshers};
 use crate::http::listener::{Listening, listen};
@@ -39,6 +40,15 @@ pub struct EnvSecrets {
     pub operator_token: Option<String>,
 }
 
+/// What a gateway is given from above, beside its settings.
+#[derive(Default)]
+pub struct Outfit {
+    /// Who is told of deliveries besides the metrics.
+    pub watcher: Option<Arc<dyn DeliveryObserver>>,
+    /// Who plays the failure-path matrix.
+    pub player: Option<Arc<dyn Player>>,
+}
+
 /// A gateway that answers.
 pub struct Gateway {
     /// Where webhooks and agents knock.
@@ -62,19 +72,15 @@ impl Gateway {
     /// The one reason why not: no or no valid policy set, weak or missing keys, a store that may not be opened, an address
     /// that cannot be bound.
     pub async fn start(config: Config, secrets: EnvSecrets, clock: Clock) -> Result<Self, Failure> {
-        Self::start_observed(config, secrets, clock, None).await
+        Self::start_with(config, secrets, clock, Outfit::default()).await
     }
 
-    /// Starts with somebody who is told of deliveries besides the metrics.
+    /// Starts with what it is given from above.
     ///
     /// # Errors
     /// As [`Gateway::start`].
-    pub async fn start_observed(
-        config: Config,
-        secrets: EnvSecrets,
-        clock: Clock,
-        watcher: Option<Arc<dyn DeliveryObserver>>,
-    ) -> Result<Self, Failure> {
+    pub async fn start_with(config: Config, secrets: EnvSecrets, clock: Clock, outfit: Outfit) -> Result<Self, Failure> {
+        let Outfit { watcher, player } = outfit;
         let terms = Terms::from(&config.policies);
         let read = terms.read().and_then(|sources| terms.accept(&sources, clock.now()).map(|passed| (sources, passed)));
         let (sources, Passed { snapshot, rows }) = read.map_err(|e| Failure::new(e.code, e))?;
@@ -127,6 +133,7 @@ impl Gateway {
             rollout: config.rollout.clone(),
             allow_private_agents: config.egress.allow_private_agents,
             public_url: config.public_url.clone(),
+            player,
         };
         let courier = Courier {
             store: store.clone(),

@@ -7,6 +7,7 @@ pub mod delivery;
 pub mod ids;
 pub mod installation;
 pub mod lifecycle;
+pub mod matrix;
 pub mod message;
 pub mod reason;
 pub mod record;

@@ -81,7 +81,7 @@ pub struct Snapshot {
     law: Arc<decide::Law>,
     caches: action::Caches,
     loaded_at: Timestamp,
-    files: usize,
+    texts: Arc<[(String, String)]>,
     shadow: Option<Arc<Shadow>>,
 }
 
@@ -103,12 +103,14 @@ impl Snapshot {
     }
 
     fn of(law: decide::Law, sources: &Sources, now: Timestamp) -> Self {
-        Self { law: Arc::new(law), caches: action::Caches::default(), loaded_at: now, files: sources.files.len(), shadow: None }
+        let texts = sources.files.iter().map(|f| (f.path.clone(), f.text.clone())).collect();
+        Self { law: Arc::new(law), caches: action::Caches::default(), loaded_at: now, texts, shadow: None }
     }
 
     /// The same law with another set, or none, in its shadow. What was answered before is forgotten: it was not compared.
     pub fn beside(&self, shadow: Option<Arc<Shadow>>) -> Self {
-        Self { law: Arc::clone(&self.law), caches: action::Caches::default(), loaded_at: self.loaded_at, files: self.files, shadow }
+        let (law, texts) = (Arc::clone(&self.law), Arc::clone(&self.texts));
+        Self { law, caches: action::Caches::default(), loaded_at: self.loaded_at, texts, shadow }
     }
 
     /// This set as it is then, where policies have ended by their `@until`; none where it is this one.
@@ -118,7 +120,7 @@ impl Snapshot {
             law: Arc::new(law),
             caches: action::Caches::default(),
             loaded_at: now,
-            files: self.files,
+            texts: Arc::clone(&self.texts),
             shadow: self.shadow.clone(),
         }))
     }
@@ -156,7 +158,12 @@ impl Snapshot {
 
     /// How many files they came from.
     pub fn files(&self) -> usize {
-        self.files
+        self.texts.len()
+    }
+
+    /// Those files: each path below the policy folder, and the text.
+    pub fn texts(&self) -> &Arc<[(String, String)]> {
+        &self.texts
     }
 
     /// When it was loaded.

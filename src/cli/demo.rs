@@ -22,7 +22,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::{CliError, serve};
-use crate::app::{EnvSecrets, Gateway};
+use crate::app::{EnvSecrets, Gateway, Outfit};
 use crate::authn::operator::Operators;
 use crate::delivery::DeliveryObserver;
 use crate::domain::clock::Clock;
@@ -103,7 +103,9 @@ impl Stage {
         let agents = loopback::serve(move |asked| agents.clone().take(asked)).await.map_err(loopback)?;
 
         let (config, ear) = (house.config(side.address), Arc::new(Ear(tell)));
-        let gateway = Gateway::start_observed(config, EnvSecrets::default(), clock.clone(), Some(ear)).await.map_err(failed)?;
+        let gateway = Gateway::start_with(config, EnvSecrets::default(), clock.clone(), Outfit { watcher: Some(ear), ..Outfit::default() })
+            .await
+            .map_err(failed)?;
         let (public, operator) = (format!("http://{}", gateway.public), format!("http://{}", gateway.operator));
         echo.answer_at(public.clone());
         let token = Operators::first_token(&house.token_file()).map_err(failed)?;

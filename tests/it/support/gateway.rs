@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use byoa_gateway::app::{EnvSecrets, Gateway};
+use byoa_gateway::app::{EnvSecrets, Gateway, Outfit};
 use byoa_gateway::config::Config;
 use byoa_gateway::delivery::DeliveryObserver;
 use byoa_gateway::domain::clock::{Clock, Timestamp};
@@ -108,7 +108,7 @@ impl TestGateway {
             "{OPERATOR_TOKEN}\n{SINGLE_FACTOR_TOKEN} security sam single-factor\n{PLAIN_OPERATOR_TOKEN} operator olga\n{VIEWER_TOKEN} viewer vera\n"
         );
         let secrets = EnvSecrets { master_keys, operator_token: Some(tokens) };
-        let gateway = Box::pin(Gateway::start_observed(config, secrets, clock.clone(), watcher)).await?;
+        let gateway = Box::pin(Gateway::start_with(config, secrets, clock.clone(), Outfit { watcher, ..Outfit::default() })).await?;
         let (public, operator) = (gateway.public, gateway.operator);
         Ok(Self { gateway, clock, public, operator, kept: Kept { dir, db } })
     }
