@@ -1,4 +1,4 @@
-//! Commands and exit codes: 0 yes, 1 it ran and found something wrong, 2 it could not run. Floor 10.
+//! Commands and exit codes: 0 yes, 1 it ran and found something wrong, 2 it could not run. Floor 11.
 
 mod client;
 pub mod demo;

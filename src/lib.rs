@@ -7,7 +7,7 @@
 //!
 //! Modules stand on floors and use what is below: [`domain`] at the ground; [`config`], [`telemetry`], [`crypto`], [`wire`];
 //! [`providers`], [`transport`], [`store`]; [`vault`]; [`authn`]; [`policy`]; [`routing`], [`rollout`], [`credentials`];
-//! [`ingress`], [`egress`], [`delivery`], [`admin`]; [`http`]; [`app`]; [`cli`] on top. `docs/architecture.md` has the map.
+//! [`ingress`], [`egress`], [`delivery`], [`admin`]; [`http`]; [`app`]; [`matrix`]; [`cli`] on top. `docs/architecture.md` has the map.
 //!
 //! # Seals
 //!
@@ -328,6 +328,7 @@ pub mod domain;
 pub mod egress;
 pub mod http;
 pub mod ingress;
+pub mod matrix;
 pub mod policy;
 pub mod providers;
 pub mod rollout;

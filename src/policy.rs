@@ -29,6 +29,7 @@ pub mod reload;
 pub mod row;
 mod sample;
 pub mod shadow;
+pub mod shipped;
 pub mod table;
 mod validate;
 pub mod vocabulary;

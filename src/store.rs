@@ -9,6 +9,7 @@ mod outbox;
 mod queries;
 mod read;
 mod rollout;
+pub mod scratch;
 mod sealed;
 mod sessions;
 mod shred;

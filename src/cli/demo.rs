@@ -1,13 +1,13 @@
 //! `byoa serve --demo`: the real gateway on real sockets, with a made-up outside world around it.
 //!
 //! Owns the order of the show: folder, provider side, agents, gateway, journeys, refusals. Never reads the configuration, the
-//! environment's secrets or the data of where it was started, and leaves nothing behind. Floor 10.
+//! environment's secrets or the data of where it was started, and leaves nothing behind. Floor 11.
 
 mod desk;
 mod echo;
+mod heard;
 mod house;
 mod journey;
-mod loopback;
 mod picture;
 mod provider;
 mod record;
@@ -29,11 +29,12 @@ use crate::domain::clock::Clock;
 use crate::domain::delivery::Claimed;
 use crate::domain::installation::ProviderKind;
 use crate::domain::reason::Failure;
+use crate::matrix::loopback::{self, Loopback};
 use crate::transport::Transport;
 use desk::Desk;
 use echo::Echo;
+use heard::Heard;
 use house::House;
-use loopback::{Heard, Loopback};
 use provider::ProviderSide;
 use world::World;
 

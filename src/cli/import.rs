@@ -1,4 +1,4 @@
-//! `byoa import`, `byoa backfill`: page by page, with progress on standard error and one report. Floor 10.
+//! `byoa import`, `byoa backfill`: page by page, with progress on standard error and one report. Floor 11.
 
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader, IsTerminal as _, Write as _};

@@ -1,5 +1,5 @@
 //! `byoa policy …`: what the security team does with policy files. Each command is a file below; all of them read the same
-//! folder the gateway reads, and none needs a running gateway unless it asks for recorded decisions. Floor 10.
+//! folder the gateway reads, and none needs a running gateway unless it asks for recorded decisions. Floor 11.
 
 mod check;
 mod diff;

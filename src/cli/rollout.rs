@@ -1,4 +1,4 @@
-//! `byoa rollout`: from off through canary to on, and back. Floor 10.
+//! `byoa rollout`: from off through canary to on, and back. Floor 11.
 
 use clap::{Args, Subcommand, ValueEnum};
 use http::Method;

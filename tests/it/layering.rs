@@ -18,11 +18,12 @@ const STOPWATCHES: [(&str, &str); 6] = [
 ];
 
 /// The same for what tells providers apart outside `providers` and `domain`.
-const TELLS_PROVIDERS_APART: [(&str, &str); 4] = [
+const TELLS_PROVIDERS_APART: [(&str, &str); 5] = [
     ("config", "the key of each provider's API address"),
     ("authn/principal", "one typed principal per provider"),
     ("admin/document", "the form of an account in a resource file"),
     ("cli/demo", "plays the providers' side of the wire"),
+    ("matrix", "plays the providers' side of the wire"),
 ];
 
 /// Longest file without a reason.

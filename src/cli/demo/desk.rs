@@ -1,6 +1,6 @@
 //! The driver's hands: it posts webhooks as a provider would and asks the operator API as an operator would.
 //!
-//! Owns the two addresses and the operator's token. Never reaches into the gateway in any other way. Floor 10.
+//! Owns the two addresses and the operator's token. Never reaches into the gateway in any other way. Floor 11.
 
 use bytes::Bytes;
 use http::Method;

@@ -1,7 +1,7 @@
 //! The agents: they check who sent an event, and say back what was said.
 //!
 //! Owns the agents' half of the bargain, written as an outsider would: a Standard Webhooks verifier and one call of
-//! `POST /v1/messages`. Never sees a provider's credential; it has its own token and nothing else. Floor 10.
+//! `POST /v1/messages`. Never sees a provider's credential; it has its own token and nothing else. Floor 11.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -14,11 +14,12 @@ use serde_json::{Value as Json, json};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::at;
-use super::loopback::{Asked, Heard};
+use super::heard::Heard;
 use super::world::{Voice, World};
 use crate::crypto::MacKey;
 use crate::domain::clock::Clock;
 use crate::domain::secret::Secret;
+use crate::matrix::loopback::Asked;
 use crate::transport::Transport;
 use crate::wire::WireRequest;
 
@@ -121,7 +122,7 @@ mod tests {
         for (name, value) in [("webhook-id", "evt_1"), ("webhook-timestamp", &at_s.to_string()), ("webhook-signature", &signed)] {
             headers.insert(http::HeaderName::try_from(name).unwrap(), value.parse().unwrap());
         }
-        Asked { method: Method::POST, path: "/helper".into(), headers, body: Bytes::from_static(body.as_bytes()) }
+        Asked { method: Method::POST, path: "/helper".into(), query: None, headers, body: Bytes::from_static(body.as_bytes()) }
     }
 
     #[test]

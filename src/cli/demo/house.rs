@@ -1,7 +1,7 @@
 //! The throw-away folder: the law this build ships with, and a configuration that lives in it.
 //!
-//! Owns what is embedded of `policies/` and `schemas/`, so that the demo runs from any folder. Never touches anything
-//! outside its own folder, never reads the configuration or the secrets of the place it was started in. Floor 10.
+//! Never touches anything
+//! outside its own folder, never reads the configuration or the secrets of the place it was started in. Floor 11.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,36 +13,7 @@ use crate::config::{ApiBase, Config, LogFormat, LogSection};
 use crate::domain::installation::ProviderKind;
 use crate::domain::rollout::RolloutStage;
 use crate::policy::SCHEMA;
-
-macro_rules! shipped {
-    ($($name:literal),+ $(,)?) => {
-        /// Every file of `policies/platform` and `policies/tables`; a test fails when one is missing.
-        const LAW: &[(&str, &str)] = &[$(($name, include_str!(concat!("../../../policies/", $name)))),+];
-    };
-}
-
-shipped! {
-    "platform/10-routing.cedar",
-    "platform/20-sending.cedar",
-    "platform/25-methods.cedar",
-    "platform/30-credentials.cedar",
-    "platform/40-rollout.cedar",
-    "platform/50-operators.cedar",
-    "platform/60-changes.cedar",
-    "platform/90-guards.cedar",
-    "tables/10-routing.yaml",
-    "tables/20-sending.yaml",
-    "tables/25-methods.yaml",
-    "tables/30-credentials.yaml",
-    "tables/35-credentials-all.yaml",
-    "tables/35-fallback.yaml",
-    "tables/40-rollout.yaml",
-    "tables/45-legacy.yaml",
-    "tables/50-operators.yaml",
-    "tables/60-changes.yaml",
-    "tables/65-promotion.yaml",
-    "tables/90-guards.yaml",
-}
+use crate::policy::shipped::SHIPPED;
 
 /// Refusals are the demo's own doing and stand in the picture; it speaks no TLS, so nobody misses CA certificates.
 const LOG_LEVEL: &str = "warn,byoa_gateway::ingress=error,byoa_gateway::transport=error";
@@ -60,7 +31,7 @@ impl House {
         for folder in ["platform", "tables"] {
             std::fs::create_dir_all(house.policies().join(folder))?;
         }
-        for (name, text) in LAW {
+        for (name, text) in SHIPPED {
             std::fs::write(house.policies().join(name), text)?;
         }
         std::fs::write(house.schema(), SCHEMA)?;
@@ -118,19 +89,6 @@ pub(super) fn log() -> LogSection {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn everything_that_is_shipped_is_embedded() {
-        let policies = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies");
-        let mut there: Vec<String> = ["platform", "tables"]
-            .into_iter()
-            .flat_map(|folder| std::fs::read_dir(policies.join(folder)).unwrap().map(move |entry| (folder, entry.unwrap().file_name())))
-            .map(|(folder, name)| format!("{folder}/{}", name.into_string().unwrap()))
-            .collect();
-        there.sort();
-        let embedded: Vec<&str> = LAW.iter().map(|(name, _)| *name).collect();
-        assert_eq!(embedded, there, "add the file to shipped! in src/cli/demo/house.rs");
-    }
 
     #[test]
     fn the_folder_is_gone_afterwards() {

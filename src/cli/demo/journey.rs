@@ -1,7 +1,7 @@
 //! One message on its way: posted, waited for, and then read from the gateway's own record.
 //!
 //! Owns the order of what must happen and how long it may take. Never sleeps: it waits for what the agents, the provider
-//! side and the courier notice. Floor 10.
+//! side and the courier notice. Floor 11.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::at;
 use super::desk::{Desk, Webhook};
-use super::loopback::{Heard, Sent};
+use super::heard::{Heard, Sent};
 use super::record;
 use super::world::Seat;
 

@@ -1,6 +1,6 @@
 //! How it looks: at most 100 columns, colour where there is a terminal, the same words where there is none.
 //!
-//! Owns glyphs, columns and colours. Never shows a secret; it is handed none. Floor 10.
+//! Owns glyphs, columns and colours. Never shows a secret; it is handed none. Floor 11.
 
 use std::fmt::Write as _;
 use std::io::Write;
@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
 
+use super::heard::Sent;
 use super::journey::{Journey, Step};
-use super::loopback::Sent;
 use super::refusals::Refused;
 use super::world::{GUEST, OWN, Seat, World};
 use crate::cli::show::cell;

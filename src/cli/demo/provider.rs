@@ -1,7 +1,7 @@
 //! The simulated provider side: Slack's, Telegram's and Graph's send methods, as strict about tokens as the real ones.
 //!
 //! Owns what a provider knows: which token belongs to which account and which conversation lies in it. Never takes a message
-//! with a token of somebody else, and then says so in that provider's own words. Floor 10.
+//! with a token of somebody else, and then says so in that provider's own words. Floor 11.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,10 +12,11 @@ use serde_json::{Value as Json, json};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::at;
-use super::loopback::{Asked, Heard, Sent};
+use super::heard::{Heard, Sent};
 use super::world::{Seat, World};
 use crate::crypto::same_text;
 use crate::domain::installation::{ExternalAccount, ProviderKind};
+use crate::matrix::loopback::Asked;
 
 /// All three providers behind one address.
 pub(super) struct ProviderSide {
@@ -165,7 +166,7 @@ mod tests {
         let wire = provider.render(&message, &seat.account, token, base).unwrap();
         let headers = wire.headers.iter().map(|(name, value)| (http::HeaderName::from_static(name), value.expose().parse().unwrap()));
         let path = wire.url.expose().strip_prefix("http://side").unwrap().to_owned();
-        let (status, body) = side.answer(&Asked { method: wire.method, path, headers: headers.collect(), body: wire.body });
+        let (status, body) = side.answer(&Asked { method: wire.method, path, query: None, headers: headers.collect(), body: wire.body });
         let response = WireResponse { status, headers: http::HeaderMap::new(), body: Bytes::from(body.to_string()) };
         (status, body, provider.read_receipt(&response))
     }

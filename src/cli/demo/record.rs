@@ -1,7 +1,7 @@
 //! What the gateway kept of a journey, as steps; and whether it is what should be there.
 //!
 //! Owns the expectations. Reads the operator API's JSON only: what it cannot see there, an operator could not either.
-//! Floor 10.
+//! Floor 11.
 
 use std::time::{Duration, Instant};
 

@@ -1,7 +1,7 @@
 //! Three requests that must come to nothing, and the proof that they did.
 //!
 //! Owns what is wrong with each. Judges by what a provider hears and by what an operator can count afterwards, never by the
-//! gateway's insides. Floor 10.
+//! gateway's insides. Floor 11.
 
 use super::desk::{Desk, Tally, Webhook};
 use super::world::{GUEST, OWN, World};

@@ -1,7 +1,7 @@
 //! Who takes part: two tenants, six installations, three agents, and secrets that are made up anew in every run.
 //!
 //! Owns the cast and its declaration. Never prints a secret and never hands one to anybody but who has it in life: a
-//! provider's to the simulated provider, an agent's to that agent. Floor 10.
+//! provider's to the simulated provider, an agent's to that agent. Floor 11.
 
 use std::net::SocketAddr;
 

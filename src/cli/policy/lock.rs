@@ -1,4 +1,4 @@
-//! `byoa policy lock` and `byoa policy rollback`: a set as one bundle, and back to one of the last accepted. Floor 10.
+//! `byoa policy lock` and `byoa policy rollback`: a set as one bundle, and back to one of the last accepted. Floor 11.
 
 use std::fs;
 

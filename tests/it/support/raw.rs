@@ -1,130 +1,12 @@
-//! An HTTP/1.1 client that sends what it is told, byte for byte, and reads what comes.
+//! The matrix's client for tests, where whatever goes wrong ends the test.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-
-/// A test that hangs is a test that fails; nothing is measured by it.
-const GUARD: Duration = Duration::from_secs(60);
-
-/// A request as it will stand on the wire.
-#[derive(Clone, Debug)]
-pub struct Request {
-    pub method: String,
-    pub target: String,
-    /// In order, as often as they stand here.
-    pub headers: Vec<(String, Vec<u8>)>,
-    pub body: Vec<u8>,
-    pub framing: Framing,
-}
-
-/// How the body's end is told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Framing {
-    /// By a `content-length` that is right.
-    Length,
-    /// In chunks of at most so many bytes.
-    Chunked(usize),
-    /// By what stands among the headers, and nothing else; the body goes out as it is.
-    AsIs,
-}
-
-impl Request {
-    pub fn new(method: &str, target: &str) -> Self {
-        Self { method: method.into(), target: target.into(), headers: Vec::new(), body: Vec::new(), framing: Framing::Length }
-    }
-
-    pub fn post(target: &str, body: impl Into<Vec<u8>>) -> Self {
-        Self { body: body.into(), ..Self::new("POST", target) }
-    }
-
-    pub fn get(target: &str) -> Self {
-        Self::new("GET", target)
-    }
-
-    pub fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
-        self.headers.push((name.into(), value.as_ref().to_vec()));
-        self
-    }
-
-    pub fn headers(mut self, headers: impl IntoIterator<Item = (String, String)>) -> Self {
-        self.headers.extend(headers.into_iter().map(|(n, v)| (n, v.into_bytes())));
-        self
-    }
-
-    pub fn json(self) -> Self {
-        self.header("content-type", "application/json")
-    }
-
-    /// The head alone.
-    pub fn head(&self) -> Vec<u8> {
-        let mut out = format!("{} {} HTTP/1.1\r\nhost: gateway.test\r\n", self.method, self.target).into_bytes();
-        for (name, value) in &self.headers {
-            out.extend_from_slice(name.as_bytes());
-            out.extend_from_slice(b": ");
-            out.extend_from_slice(value);
-            out.extend_from_slice(b"\r\n");
-        }
-        match self.framing {
-            Framing::Length if self.body.is_empty() && self.method == "GET" => {}
-            Framing::Length => out.extend_from_slice(format!("content-length: {}\r\n", self.body.len()).as_bytes()),
-            Framing::Chunked(_) => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
-            Framing::AsIs => {}
-        }
-        out.extend_from_slice(b"\r\n");
-        out
-    }
-
-    /// All of it.
-    pub fn bytes(&self) -> Vec<u8> {
-        let mut out = self.head();
-        match self.framing {
-            Framing::Chunked(size) => {
-                for chunk in self.body.chunks(size.max(1)) {
-                    out.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
-                    out.extend_from_slice(chunk);
-                    out.extend_from_slice(b"\r\n");
-                }
-                out.extend_from_slice(b"0\r\n\r\n");
-            }
-            Framing::Length | Framing::AsIs => out.extend_from_slice(&self.body),
-        }
-        out
-    }
-}
-
-/// What came back.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Response {
-    pub status: u16,
-    /// Lower-case names, in order.
-    pub headers: Vec<(String, String)>,
-    pub body: Vec<u8>,
-}
-
-impl Response {
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
-    }
-
-    pub fn text(&self) -> String {
-        String::from_utf8_lossy(&self.body).into_owned()
-    }
-
-    pub fn json(&self) -> serde_json::Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.text()))
-    }
-}
+use byoa_gateway::matrix::wire;
+pub use byoa_gateway::matrix::wire::{Request, Response};
 
 /// One connection.
-pub struct Connection {
-    reader: OwnedReadHalf,
-    writer: OwnedWriteHalf,
-    read: Vec<u8>,
-}
+pub struct Connection(wire::Connection);
 
 impl Connection {
     pub async fn open(to: SocketAddr) -> Self {
@@ -132,124 +14,20 @@ impl Connection {
     }
 
     pub async fn try_open(to: SocketAddr) -> std::io::Result<Self> {
-        let stream = TcpStream::connect(to).await?;
-        stream.set_nodelay(true)?;
-        let (reader, writer) = stream.into_split();
-        Ok(Self { reader, writer, read: Vec::new() })
-    }
-
-    /// Writes; a peer that has hung up is no error here, what it said before counts.
-    pub async fn write(&mut self, bytes: &[u8]) -> bool {
-        self.writer.write_all(bytes).await.is_ok()
-    }
-
-    /// Writes while it reads: a server may answer before it has read everything.
-    pub async fn exchange(&mut self, bytes: &[u8]) -> Option<Response> {
-        let Self { reader, writer, read } = self;
-        let write = async {
-            let _ = writer.write_all(bytes).await;
-            std::future::pending::<()>().await;
-        };
-        tokio::select! {
-            response = response(reader, read) => response,
-            () = write => None,
-        }
+        wire::Connection::open(to).await.map(Self)
     }
 
     pub async fn send(&mut self, request: &Request) -> Option<Response> {
-        self.exchange(&request.bytes()).await
-    }
-
-    /// Waits for the peer's end; what it still said.
-    pub async fn rest(&mut self) -> Vec<u8> {
-        let mut all = std::mem::take(&mut self.read);
-        tokio::time::timeout(GUARD, async { while more(&mut self.reader, &mut all).await {} }).await.expect("the peer does not hang up");
-        all
+        self.0.send(request).await.unwrap()
     }
 
     /// Whether the peer hangs up, and says nothing more before.
     pub async fn ends(&mut self) -> bool {
-        self.rest().await.is_empty()
-    }
-}
-
-async fn more(reader: &mut OwnedReadHalf, read: &mut Vec<u8>) -> bool {
-    let mut chunk = [0u8; 16 * 1024];
-    match reader.read(&mut chunk).await {
-        Ok(0) | Err(_) => false,
-        Ok(n) => {
-            read.extend_from_slice(&chunk[..n]);
-            true
-        }
-    }
-}
-
-async fn response(reader: &mut OwnedReadHalf, read: &mut Vec<u8>) -> Option<Response> {
-    tokio::time::timeout(GUARD, next(reader, read)).await.expect("no answer")
-}
-
-async fn next(reader: &mut OwnedReadHalf, read: &mut Vec<u8>) -> Option<Response> {
-    let end = loop {
-        if let Some(end) = read.windows(4).position(|w| w == b"\r\n\r\n") {
-            break end;
-        }
-        if !more(reader, read).await {
-            return None;
-        }
-    };
-    let head = String::from_utf8_lossy(&read[..end]).into_owned();
-    read.drain(..end + 4);
-    let mut lines = head.split("\r\n");
-    let status = lines.next()?.split(' ').nth(1)?.parse().ok()?;
-    let headers: Vec<(String, String)> =
-        lines.filter_map(|l| l.split_once(':')).map(|(n, v)| (n.to_ascii_lowercase(), v.trim().to_owned())).collect();
-    let mut answer = Response { status, headers, body: Vec::new() };
-    if answer.header("transfer-encoding") == Some("chunked") {
-        loop {
-            let size = line(reader, read).await?;
-            let size = usize::from_str_radix(&size, 16).ok()?;
-            let chunk = exactly(reader, read, size + 2).await?;
-            answer.body.extend_from_slice(&chunk[..size]);
-            if size == 0 {
-                return Some(answer);
-            }
-        }
-    }
-    match answer.header("content-length").map(|v| v.parse::<usize>().unwrap()) {
-        Some(length) => answer.body = exactly(reader, read, length).await?,
-        // A 204 has no body, and says no length.
-        None if answer.status == 204 => {}
-        None => {
-            while more(reader, read).await {}
-            answer.body = std::mem::take(read);
-        }
-    }
-    Some(answer)
-}
-
-async fn exactly(reader: &mut OwnedReadHalf, read: &mut Vec<u8>, n: usize) -> Option<Vec<u8>> {
-    while read.len() < n {
-        if !more(reader, read).await {
-            return None;
-        }
-    }
-    Some(read.drain(..n).collect())
-}
-
-async fn line(reader: &mut OwnedReadHalf, read: &mut Vec<u8>) -> Option<String> {
-    loop {
-        if let Some(end) = read.windows(2).position(|w| w == b"\r\n") {
-            let line = String::from_utf8_lossy(&read[..end]).into_owned();
-            read.drain(..end + 2);
-            return Some(line);
-        }
-        if !more(reader, read).await {
-            return None;
-        }
+        self.0.ends().await.unwrap()
     }
 }
 
 /// One request on a connection of its own.
 pub async fn once(to: SocketAddr, request: &Request) -> Option<Response> {
-    Connection::open(to).await.send(request).await
+    wire::once(to, request).await.unwrap()
 }

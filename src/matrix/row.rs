@@ -1,48 +1,51 @@
-//! A row as a person writes it.
+//! A row as a person writes it; its words are said in `tests/tables/failure_paths/README.md`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use byoa_gateway::domain::installation::{Mode, ProviderKind};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_yaml::{Mapping, Value};
 
-use crate::support::here;
-
-const FOLDER: &str = "tests/tables/failure_paths";
+use crate::domain::installation::{Mode, ProviderKind};
 
 /// To whom a request goes: a provider's webhook address, or the process as a whole.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum To {
-    Slack,
-    Telegram,
-    WhatsApp,
+    /// A process of its own: a row that only the tests play.
     Proc,
+    /// A provider.
+    #[serde(untagged)]
+    Provider(ProviderKind),
 }
 
 impl To {
+    /// The provider, where it is one.
     pub fn provider(self) -> Option<ProviderKind> {
         match self {
-            Self::Slack => Some(ProviderKind::Slack),
-            Self::Telegram => Some(ProviderKind::Telegram),
-            Self::WhatsApp => Some(ProviderKind::WhatsApp),
+            Self::Provider(provider) => Some(provider),
             Self::Proc => None,
         }
     }
 }
 
+/// One row of the matrix.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Row {
+    /// Its number, three digits.
     pub id: String,
+    /// What it is about.
     pub title: String,
+    /// What it belongs to: `auth`, `replay`, `tenant`, …
+    pub dimension: String,
+    /// Whom it is played for.
     pub to: Vec<To>,
+    /// And in which modes.
     #[serde(default)]
     pub mode: Vec<Mode>,
     /// Why something in it is as it is.
     #[serde(default)]
-    #[expect(dead_code, reason = "for the reader")]
     pub note: Option<String>,
     /// All cases of one provider are answered alike, to the byte.
     #[serde(default)]
@@ -81,6 +84,9 @@ struct Case {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Given {
+    /// The law underneath: what is in force, or what this build ships with, for rows about how the law is kept and not about
+    /// what it says.
+    pub law: LawWord,
     /// Settings over the defaults.
     pub config: Mapping,
     /// Resources beside the world's.
@@ -91,6 +97,17 @@ pub struct Given {
     pub policies: BTreeMap<String, String>,
     /// The same, saved while the gateway runs; the request comes when the gateway has rejected them.
     pub policies_saved: BTreeMap<String, String>,
+}
+
+/// Which policies a row begins with.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LawWord {
+    /// Those that the run is about.
+    #[default]
+    Active,
+    /// Those that came with this build.
+    Shipped,
 }
 
 /// The request, in the words that are said in `README.md` beside the rows. What is left out is right.
@@ -145,6 +162,9 @@ pub struct Operate {
     pub path: String,
     #[serde(default)]
     pub document: Value,
+    /// By somebody who may look and do nothing.
+    #[serde(default)]
+    pub viewer: bool,
 }
 
 /// One thing that happens in a story, and what must come of it. Exactly one of the first few words says what.
@@ -273,129 +293,95 @@ pub struct Expect {
 /// One case for one provider and mode.
 #[derive(Clone, Debug)]
 pub struct Play {
+    /// The row's number.
+    pub row: String,
+    /// The row's dimension.
+    pub dimension: String,
+    /// The row's title.
+    pub title: String,
+    /// Whether every case of one provider is answered alike.
+    pub same_answer: bool,
+    /// The variant's name; empty where there is one.
     pub case: String,
+    /// Whom it is played for.
     pub to: To,
+    /// In which mode; none for a process.
     pub mode: Option<Mode>,
+    /// The state before.
     pub given: Given,
+    /// The request.
     pub when: When,
+    /// What must come of it.
     pub expect: Expect,
+    /// The steps of a story, instead of both.
     pub steps: Vec<Step>,
 }
 
 impl Play {
+    /// The mode's word.
     pub fn mode_word(&self) -> &'static str {
         self.mode.map_or("any", Mode::as_str)
     }
 
+    /// For whom, in which mode, which case.
     pub fn name(&self) -> String {
         let to = self.to.provider().map_or("proc", ProviderKind::as_str);
         if self.case.is_empty() { format!("{to} {}", self.mode_word()) } else { format!("{to} {}, {}", self.mode_word(), self.case) }
     }
 }
 
-fn over<T: DeserializeOwned>(row: &Mapping, case: &Mapping, at: &str) -> T {
+fn over<T: DeserializeOwned>(row: &Mapping, case: &Mapping, at: &str) -> Result<T, String> {
     let mut all = row.clone();
     all.extend(case.clone());
-    serde_yaml::from_value(Value::Mapping(all)).unwrap_or_else(|e| panic!("{at}: {e}"))
+    serde_yaml::from_value(Value::Mapping(all)).map_err(|e| format!("{at}: {e}"))
 }
 
 impl Row {
-    pub fn read(id: &str) -> Self {
-        let file = here(FOLDER).join(format!("{id}.yaml"));
-        let text = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
-        let row: Self = serde_yaml::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
-        assert_eq!(row.id, id, "{}", file.display());
-        row
-    }
-
-    /// The rows there are.
-    pub fn ids() -> Vec<String> {
-        let names = std::fs::read_dir(here(FOLDER)).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
-        let numbered = |n: &String| n.len() == 8 && n.ends_with(".yaml") && n.starts_with(|c: char| c.is_ascii_digit());
-        names.filter(numbered).map(|n| n[..3].to_owned()).collect()
+    /// Reads one.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn read(text: &str) -> Result<Self, String> {
+        serde_yaml::from_str(text).map_err(|e| e.to_string())
     }
 
     /// Case by provider by mode.
-    pub fn plays(&self) -> Vec<Play> {
-        let cases: Vec<(String, Case)> = if self.cases.is_empty() {
-            vec![(String::new(), Case::default())]
-        } else {
-            let read = |(name, case): (&Value, &Value)| {
-                let name = name.as_str().unwrap_or_else(|| panic!("{}: a case's name is a text", self.id)).to_owned();
-                let case = serde_yaml::from_value(case.clone()).unwrap_or_else(|e| panic!("{} {name}: {e}", self.id));
-                (name, case)
-            };
-            self.cases.iter().map(read).collect()
-        };
+    ///
+    /// # Errors
+    /// What is wrong with a case.
+    pub fn plays(&self) -> Result<Vec<Play>, String> {
+        let mut cases: Vec<(String, Case)> = Vec::new();
+        for (name, case) in &self.cases {
+            let name = name.as_str().ok_or_else(|| format!("{}: a case's name is a text", self.id))?.to_owned();
+            let case = serde_yaml::from_value(case.clone()).map_err(|e| format!("{} {name}: {e}", self.id))?;
+            cases.push((name, case));
+        }
+        if cases.is_empty() {
+            cases.push((String::new(), Case::default()));
+        }
         let mut all = Vec::new();
         for (name, case) in cases {
+            let at = format!("{} {name}", self.id);
             for to in case.to.as_ref().unwrap_or(&self.to) {
                 let modes = case.mode.as_ref().unwrap_or(&self.mode);
                 let modes: Vec<Option<Mode>> = if *to == To::Proc { vec![None] } else { modes.iter().copied().map(Some).collect() };
                 for mode in modes {
-                    let at = format!("{} {name}", self.id);
                     all.push(Play {
+                        row: self.id.clone(),
+                        dimension: self.dimension.clone(),
+                        title: self.title.clone(),
+                        same_answer: self.same_answer,
                         case: name.clone(),
                         to: *to,
                         mode,
-                        given: over(&self.given, &case.given, &at),
-                        when: over(&self.when, &case.when, &at),
-                        expect: over(&self.expect, &case.expect, &at),
+                        given: over(&self.given, &case.given, &at)?,
+                        when: over(&self.when, &case.when, &at)?,
+                        expect: over(&self.expect, &case.expect, &at)?,
                         steps: if case.steps.is_empty() { self.steps.clone() } else { case.steps.clone() },
                     });
                 }
             }
         }
-        assert!(!all.is_empty(), "{}: nothing to play", self.id);
-        all
-    }
-}
-
-/// What the matrix asks for.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Matrix {
-    pub rows: BTreeMap<String, Wanted>,
-    not_here: Vec<NotHere>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Wanted {
-    to: Vec<To>,
-    #[serde(default)]
-    mode: Vec<Mode>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct NotHere {
-    /// `NNN` or `NNN-NNN`.
-    rows: String,
-    why: String,
-}
-
-impl Wanted {
-    pub fn pairs(&self) -> BTreeSet<(To, &'static str)> {
-        let modes: Vec<&'static str> = if self.mode.is_empty() { vec!["any"] } else { self.mode.iter().map(|m| m.as_str()).collect() };
-        self.to.iter().flat_map(|to| modes.iter().map(|mode| (*to, *mode))).collect()
-    }
-}
-
-impl Matrix {
-    pub fn read() -> Self {
-        let text = std::fs::read_to_string(here(FOLDER).join("matrix.yaml")).unwrap();
-        serde_yaml::from_str(&text).unwrap_or_else(|e| panic!("matrix.yaml: {e}"))
-    }
-
-    pub fn why_not_here(&self, id: &str) -> Option<&str> {
-        let holds = |rows: &str| match rows.split_once('-') {
-            Some((first, last)) => (first..=last).contains(&id),
-            None => rows == id,
-        };
-        let mut found = self.not_here.iter().filter(|n| holds(&n.rows));
-        let why = found.next().map(|n| n.why.as_str());
-        assert!(found.next().is_none(), "{id} is exempt twice");
-        why
+        if all.is_empty() { Err(format!("{}: nothing to play", self.id)) } else { Ok(all) }
     }
 }

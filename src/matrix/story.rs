@@ -3,74 +3,73 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use futures_util::future::try_join_all;
 use serde_json::{Value as Json, json};
 
-use super::play::{Played, Stage, audit, redacted};
+use super::bench::Bench;
+use super::judge::{at, delta, redacted};
+use super::loopback::Answer;
+use super::outside::Provider;
+use super::play::Played;
 use super::row::{Send, Step};
-use crate::support::fakes::{Answer, FakeProvider};
-use crate::support::gateway::{TestGateway, delta};
-use crate::support::raw::{Request, Response, once};
-use crate::support::world;
+use super::stage::Stage;
+use super::wire::{Request, Response, once};
+use super::world::{self, PREFIX};
+use crate::domain::installation::ProviderKind;
 
 /// A gateway, its provider, and what was answered so far.
 struct Story<'s> {
     stage: &'s Stage<'s>,
-    gateway: TestGateway,
-    api: FakeProvider,
+    bench: Bench,
+    api: Provider,
     told: Vec<Option<Response>>,
     wrong: Vec<String>,
     shown: String,
 }
 
-pub async fn tell(stage: &Stage<'_>) -> Played {
-    let api = FakeProvider::start().await;
-    let base = api.api_base();
-    let policies = tempfile::tempdir().unwrap();
-    let gateway = stage
-        .start(&policies, |config| {
-            config.providers.slack.api_base = base.clone();
-            config.providers.telegram.api_base = base.clone();
-            config.providers.whatsapp.api_base = base;
-        })
-        .await;
-    api.answers_with(taken(stage));
-    gateway.applied(&world::document_with_credentials(stage.provider)).await;
+pub(super) async fn tell(stage: &Stage<'_>) -> Result<Played, String> {
+    let api = Provider::open(taken(stage.provider)).await.map_err(|e| format!("no socket for the provider: {e}"))?;
+    let base = api.base();
     let given = &stage.play.given;
+    let mut bench = Bench::start(stage.setting, given, |config| {
+        config.providers.slack.api_base = base.clone();
+        config.providers.telegram.api_base = base.clone();
+        config.providers.whatsapp.api_base = base;
+    })
+    .await?;
+    bench.applied(&world::document(stage.provider, PREFIX, true)).await?;
     if !given.apply.is_null() {
-        gateway.applied(&stage.filled(&given.apply)).await;
+        bench.applied(&stage.filled(&given.apply)?).await?;
     }
     for statement in &given.damage {
-        gateway.damage(&stage.fill(statement)).await;
+        bench.damage(&stage.fill(statement)).await?;
     }
-    let mut story = Story { stage, gateway, api, told: Vec::new(), wrong: Vec::new(), shown: String::new() };
+    let mut story = Story { stage, bench, api, told: Vec::new(), wrong: Vec::new(), shown: String::new() };
     for step in &stage.play.steps {
-        story.step(step).await;
+        story.step(step).await?;
     }
-    let Story { gateway, told, wrong, shown, .. } = story;
-    gateway.drain().await;
-    Played { wrong, shown, answer: told.into_iter().flatten().last() }
+    let Story { bench, told, wrong, shown, .. } = story;
+    bench.drain().await?;
+    Ok(Played { wrong, shown, answer: told.into_iter().flatten().last() })
 }
 
 /// How the provider says that it took a message.
-fn taken(stage: &Stage<'_>) -> Answer {
-    use byoa_gateway::domain::installation::ProviderKind::{Slack, Telegram, WhatsApp};
-    Answer::new(
-        200,
-        match stage.provider {
-            Slack => json!({"ok": true, "channel": "C00HELPDESK", "ts": "1790000100.000200"}),
-            Telegram => json!({"ok": true, "result": {"message_id": 5}}),
-            WhatsApp => json!({"messages": [{"id": "wamid.1"}]}),
-        },
-    )
+fn taken(provider: ProviderKind) -> Answer {
+    let body = match provider {
+        ProviderKind::Slack => json!({"ok": true, "channel": "C00HELPDESK", "ts": "1790000100.000200"}),
+        ProviderKind::Telegram => json!({"ok": true, "result": {"message_id": 5}}),
+        ProviderKind::WhatsApp => json!({"messages": [{"id": "wamid.1"}]}),
+    };
+    (200, body).into()
 }
 
 impl Story<'_> {
-    async fn step(&mut self, step: &Step) {
+    async fn step(&mut self, step: &Step) -> Result<(), String> {
         let number = self.told.len() + 1;
-        let before = self.gateway.kept.counts().await;
-        let metrics = self.gateway.metrics().await;
-        let audited = self.gateway.kept.rows("SELECT COALESCE(MAX(seq), 0) AS seq FROM audit").await[0]["seq"].as_i64().unwrap();
-        let (what, answers) = self.act(step).await;
+        let kept = self.bench.store();
+        let (before, audited) = (kept.counts().await.map_err(|e| e.to_string())?, kept.audited().await.map_err(|e| e.to_string())?);
+        let metrics = self.bench.metrics().await?;
+        let (what, answers) = self.act(step).await?;
         let _ = writeln!(self.shown, "{number}. {what}");
 
         let expect = &step.expect;
@@ -91,7 +90,7 @@ impl Story<'_> {
             if let Some(status) = expect.status {
                 no(answer.status == status, format!("status {} for {status}: {}", answer.status, answer.text()));
             }
-            let code = serde_json::from_slice::<Json>(&answer.body).ok().and_then(|b| b["code"].as_str().map(str::to_owned));
+            let code = serde_json::from_slice::<Json>(&answer.body).ok().and_then(|b| at(&b, "code").as_str().map(str::to_owned));
             if let Some(wanted) = &expect.code {
                 no(code.as_ref() == Some(wanted), format!("code {code:?} for {wanted}: {}", answer.text()));
             }
@@ -107,7 +106,8 @@ impl Story<'_> {
                 no(!answer.text().contains(&self.stage.fill(text)), format!("says `{text}`: {}", answer.text()));
             }
             if let Some(earlier) = expect.same_as {
-                let earlier = self.told.get(earlier - 1).and_then(Option::as_ref).expect("an earlier step that was answered");
+                let earlier = self.told.get(earlier.wrapping_sub(1)).and_then(Option::as_ref);
+                let earlier = earlier.ok_or_else(|| format!("step {number}: no earlier step was answered"))?;
                 no((earlier.status, redacted(&earlier.text())) == (answer.status, redacted(&answer.text())), "answered otherwise".into());
             }
             // Nothing that anybody is told holds a credential.
@@ -115,7 +115,7 @@ impl Story<'_> {
             self.shown.push_str(&shown(answer));
         }
 
-        let rows = delta(&before, &self.gateway.kept.counts().await);
+        let rows = delta(&before, &self.bench.store().counts().await.map_err(|e| e.to_string())?);
         let written: BTreeMap<String, i64> = rows.iter().map(|(t, n)| ((*t).to_owned(), *n)).collect();
         if let Some(wanted) = &expect.writes {
             no(written == *wanted, format!("wrote {written:?} for {wanted:?}"));
@@ -125,7 +125,7 @@ impl Story<'_> {
             let _ = writeln!(self.shown, "   rows: {}", rows.join(", "));
         }
         let mut grown = BTreeMap::new();
-        for (series, now) in self.gateway.metrics().await {
+        for (series, now) in self.bench.metrics().await? {
             let more = now - metrics.get(&series).copied().unwrap_or(0.0);
             if more == 0.0 {
                 continue;
@@ -143,7 +143,8 @@ impl Story<'_> {
             let series = self.stage.fill(series);
             no(grown.get(&series) == Some(wanted), format!("{series} grew by {:?}", grown.get(&series)));
         }
-        let lines = audit(&self.gateway.kept, audited).await;
+        let lines = self.bench.store().audit_after(audited).await.map_err(|e| e.to_string())?;
+        let lines: Vec<String> = lines.iter().map(|line| redacted(line)).collect();
         if let Some(wanted) = &expect.audits {
             let actions: Vec<&str> = lines.iter().filter_map(|l| l.split(' ').nth(1)).collect();
             no(actions == *wanted, format!("audited {actions:?}"));
@@ -174,7 +175,7 @@ impl Story<'_> {
         }
         for (query, wanted) in &expect.finds {
             let query = self.stage.fill(query);
-            let rows = self.gateway.kept.rows(&query).await;
+            let rows = self.bench.store().rows(&query).await.map_err(|e| format!("{query}: {e}"))?;
             let first = |row: &Json| match row.as_object().and_then(|o| o.values().next()) {
                 Some(Json::String(text)) => text.clone(),
                 Some(other) => other.to_string(),
@@ -186,107 +187,107 @@ impl Story<'_> {
         }
         self.wrong.extend(wrong);
         self.told.push(answer);
+        Ok(())
     }
 
     /// Does what the step says; what that was, and what was answered.
-    async fn act(&self, step: &Step) -> (String, Vec<Response>) {
+    async fn act(&mut self, step: &Step) -> Result<(String, Vec<Response>), String> {
         let many = step.at_once.unwrap_or(1);
         let times = if many > 1 { format!(", {many} at once") } else { String::new() };
         if let Some(when) = &step.webhook {
-            let request = self.stage.request_at(when, self.gateway.clock.now());
+            let request = self.stage.request(when, self.bench.clock.now())?;
             let what = format!("webhook {}{times}", when.sample.as_deref().unwrap_or("message"));
-            return (what, self.all((0..many).map(|_| request.clone())).await);
+            return Ok((what, self.all((0..many).map(|_| request.clone())).await?));
         }
         if let Some(send) = &step.send {
             let what = format!("{}'s agent sends{times}", send.who);
-            let request = self.message(send, step.fresh_keys);
+            let request = self.message(send, step.fresh_keys)?;
             let requests = (0..many)
                 .map(|n| if step.fresh_keys { request.clone().header("idempotency-key", format!("key-{n}")) } else { request.clone() });
-            return (what, self.all(requests).await);
+            return Ok((what, self.all(requests).await?));
         }
         if let Some(operate) = &step.operate {
-            let what = format!("operator: {} {}", operate.method, operate.path);
-            return (what, vec![self.stage.operate(&self.gateway, operate).await]);
+            let who = if operate.viewer { "viewer" } else { "operator" };
+            let what = format!("{who}: {} {}", operate.method, operate.path);
+            return Ok((what, vec![self.stage.operate(&self.bench, operate).await?]));
         }
         if let Some(path) = &step.get {
-            return (format!("operator: GET {path}"), vec![self.gateway.operate("GET", &self.stage.fill(path), &Json::Null).await]);
+            let answer = self.bench.operate(false, "GET", &self.stage.fill(path), &Json::Null).await?;
+            return Ok((format!("operator: GET {path}"), vec![answer]));
         }
         if let Some(says) = &step.provider {
-            let body = self.stage.filled(&says.body);
             if says.hangs {
-                self.api.hangs_on("/");
-                return ("the provider does not answer any more".into(), Vec::new());
+                self.api.hangs();
+                return Ok(("the provider does not answer any more".into(), Vec::new()));
             }
-            if let Some(path) = &says.path {
-                self.api.on(path, says.status, &[("content-type", "application/json")], body.to_string());
-                return (format!("the provider answers {path} with {}", says.status), Vec::new());
-            }
-            self.api.answers_with(Answer { status: says.status, headers: says.headers.clone(), body });
-            return (format!("the provider answers {}", says.status), Vec::new());
+            let answer = Answer { status: says.status, headers: says.headers.clone(), body: self.stage.filled(&says.body)? };
+            let what = match &says.path {
+                Some(path) => format!("the provider answers {path} with {}", says.status),
+                None => format!("the provider answers {}", says.status),
+            };
+            self.api.answers(says.path.as_deref(), answer);
+            return Ok((what, Vec::new()));
         }
         if let Some(seconds) = step.wait_s {
-            self.gateway.clock.advance_ms(seconds * 1000);
-            return (format!("{seconds} s pass"), Vec::new());
+            self.bench.clock.advance_ms(seconds * 1000);
+            return Ok((format!("{seconds} s pass"), Vec::new()));
         }
         if let Some(seconds) = step.clock_step_s {
-            self.gateway.clock.step_ms(seconds * 1000);
-            return (format!("the wall clock is set by {seconds} s"), Vec::new());
+            self.bench.clock.step_ms(seconds * 1000);
+            return Ok((format!("the wall clock is set by {seconds} s"), Vec::new()));
         }
         if let Some(statement) = &step.damage {
-            self.gateway.damage(&self.stage.fill(statement)).await;
-            return ("stored rows are damaged".into(), Vec::new());
+            self.bench.damage(&self.stage.fill(statement)).await?;
+            return Ok(("stored rows are damaged".into(), Vec::new()));
         }
         if let Some(document) = &step.apply {
-            return ("operator: apply".into(), vec![self.gateway.apply(&self.stage.filled(document)).await]);
+            return Ok(("operator: apply".into(), vec![self.bench.apply(&self.stage.filled(document)?).await?]));
         }
-        panic!("{}: a step that does nothing", self.stage.play.name());
+        Err("a step that does nothing".into())
     }
 
-    async fn all(&self, requests: impl Iterator<Item = Request>) -> Vec<Response> {
-        let to = self.gateway.public;
-        let calls = requests.map(|request| tokio::spawn(async move { once(to, &request).await.expect("the public listener answers") }));
-        let mut answers = Vec::new();
-        for call in calls.collect::<Vec<_>>() {
-            answers.push(call.await.unwrap());
-        }
-        answers
+    async fn all(&self, requests: impl Iterator<Item = Request>) -> Result<Vec<Response>, String> {
+        let to = self.bench.public;
+        let calls =
+            requests.map(|request| async move { once(to, &request).await?.ok_or_else(|| "the public listener hangs up".to_owned()) });
+        try_join_all(calls).await
     }
 
-    fn message(&self, send: &Send, fresh: bool) -> Request {
+    fn message(&self, send: &Send, fresh: bool) -> Result<Request, String> {
         let org = match send.who.as_str() {
             "tenant" => "acme",
             "other" => "globex",
             "nobody" => "nobody",
-            other => panic!("nobody is called `{other}`"),
+            other => return Err(format!("nobody is called `{other}`")),
         };
-        let conversation = self.stage.conversation();
-        let mut body = json!({"installation": self.stage.own.profile, "conversation": conversation, "text": "hi"});
+        let mut body = serde_json::Map::new();
+        body.insert("installation".into(), json!(self.stage.own.profile));
+        body.insert("conversation".into(), json!(self.stage.conversation()));
+        body.insert("text".into(), json!("hi"));
         for (name, value) in &send.body {
-            let (name, value) = (name.as_str().unwrap(), self.stage.filled(value));
+            let (name, value) = (name.as_str().ok_or("a field's name is a text")?, self.stage.filled(value)?);
             if value.is_null() {
-                body.as_object_mut().unwrap().remove(name);
+                body.remove(name);
             } else {
-                body[name] = value;
+                body.insert(name.to_owned(), value);
             }
         }
         let key = send.key.clone().unwrap_or_else(|| format!("key-{}", self.told.len()));
-        let request = Request::post("/v1/messages", body.to_string()).json();
+        let request = Request::post("/v1/messages", Json::Object(body).to_string()).json();
         let request = request.header("authorization", format!("Bearer agt_{org}_3kd9slw02mfj47"));
-        if fresh { request } else { request.header("idempotency-key", key) }
+        Ok(if fresh { request } else { request.header("idempotency-key", key) })
     }
 
     /// What the provider was called for since the last step, and with whose credential.
     fn calls(&self) -> Vec<(String, &'static str)> {
-        let mut calls = Vec::new();
-        while let Some(seen) = self.api.unseen() {
-            let said = seen.headers.get("authorization").and_then(|v| v.to_str().ok()).unwrap_or_default();
-            let apps = [("platform", &self.stage.platform), ("tenant", &self.stage.acme), ("other", &self.stage.other)];
-            let holds = |text: &str| seen.path.contains(text) || said.contains(text);
+        let apps = [("platform", &self.stage.platform), ("tenant", &self.stage.tenant), ("other", &self.stage.other)];
+        let call = |(method, path, said): (String, String, String)| {
+            let holds = |credential: &str| path.contains(credential) || said.contains(credential);
             let whose = apps.iter().find(|(_, app)| holds(&app.credential())).map_or("nobody", |(name, _)| name);
-            let path = apps.iter().fold(seen.path.clone(), |path, (_, app)| path.replace(&app.credential(), "…"));
-            calls.push((format!("{} {path}", seen.method), whose));
-        }
-        calls
+            let path = apps.iter().fold(path.clone(), |path, (_, app)| path.replace(&app.credential(), "…"));
+            (format!("{method} {path}"), whose)
+        };
+        self.api.unseen().into_iter().map(call).collect()
     }
 }
 

@@ -1,0 +1,226 @@
+//! A gateway of its own: its own folder, keys, store and ports, by a clock that stands still. Real in everything but time.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value as Json;
+use serde_yaml::{Mapping, Value};
+use tempfile::TempDir;
+
+use super::row::{Given, LawWord};
+use super::wire::{Request, Response, once};
+use crate::app::{EnvSecrets, Gateway, Outfit};
+use crate::config::Config;
+use crate::crypto;
+use crate::domain::clock::{Clock, Timestamp};
+use crate::domain::installation::ProviderKind;
+use crate::domain::rollout::RolloutStage;
+use crate::policy::SCHEMA;
+use crate::policy::shipped::SHIPPED;
+use crate::store::scratch::Scratch;
+
+/// What every case of a run is played against: the law, and the time by which it holds. Its folder holds the law's files for
+/// every gateway that changes nothing about them.
+#[derive(Debug)]
+pub struct Setting {
+    policies: Arc<[(String, String)]>,
+    /// The time at which every case begins.
+    pub now: Timestamp,
+    folder: TempDir,
+}
+
+/// How often it is asked whether a set was rejected yet.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Any port of this machine alone.
+const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+fn said(what: &str) -> impl Fn(std::io::Error) -> String + '_ {
+    move |e| format!("{what}: {e}")
+}
+
+impl Setting {
+    /// These policies, at this time.
+    ///
+    /// # Errors
+    /// When there is no room for them.
+    pub fn new(policies: Arc<[(String, String)]>, now: Timestamp) -> Result<Self, String> {
+        let folder = scratch()?;
+        let schema = folder.path().join("gateway.cedarschema");
+        std::fs::write(&schema, SCHEMA).map_err(said("the schema cannot be written"))?;
+        let setting = Self { policies, now, folder };
+        save(&setting.shared(), setting.policies.iter().map(|(path, text)| (path.as_str(), text.as_str())))?;
+        Ok(setting)
+    }
+
+    fn shared(&self) -> PathBuf {
+        self.folder.path().join("policies")
+    }
+}
+
+fn scratch() -> Result<TempDir, String> {
+    tempfile::Builder::new().prefix("byoa-matrix-").tempdir().map_err(said("there is no room for a scratch folder"))
+}
+
+/// Writes files below a folder.
+fn save<'f>(dir: &Path, files: impl IntoIterator<Item = (&'f str, &'f str)>) -> Result<(), String> {
+    for (path, text) in files {
+        let file = dir.join(path);
+        let parent = file.parent().unwrap_or(dir);
+        std::fs::create_dir_all(parent).and_then(|()| std::fs::write(&file, text)).map_err(said(path))?;
+    }
+    Ok(())
+}
+
+/// The gateway.
+pub(super) struct Bench {
+    gateway: Gateway,
+    pub clock: Clock,
+    pub public: SocketAddr,
+    token: String,
+    viewer: String,
+    policies: PathBuf,
+    left: Left,
+}
+
+/// What a gateway leaves behind.
+pub(super) struct Left {
+    pub store: Scratch,
+    _folder: TempDir,
+}
+
+impl Bench {
+    /// Starts one on the setting's law with what the row gives over it. Nothing is delivered: rows look at what was stored.
+    pub(super) async fn start(setting: &Setting, given: &Given, tweak: impl FnOnce(&mut Config)) -> Result<Self, String> {
+        let folder = scratch()?;
+        let policies = if given.law == LawWord::Active && given.policies.is_empty() && given.policies_saved.is_empty() {
+            setting.shared()
+        } else {
+            let own = folder.path().join("policies");
+            match given.law {
+                LawWord::Active => save(&own, setting.policies.iter().map(|(path, text)| (path.as_str(), text.as_str())))?,
+                LawWord::Shipped => save(&own, SHIPPED.iter().copied().filter(|(path, _)| path.ends_with(".cedar")))?,
+            }
+            save(&own, texts(&given.policies))?;
+            own
+        };
+        let db = folder.path().join("byoa.db");
+        let mut config = Config::default();
+        (config.listen.public, config.listen.operator) = (ANY_PORT, ANY_PORT);
+        config.store.url = format!("sqlite:{}", db.display());
+        config.policies.dir.clone_from(&policies);
+        config.policies.schema = setting.folder.path().join("gateway.cedarschema");
+        // Whoever put this law in force held it to its tables.
+        config.policies.gate_tables = false;
+        config.policies.history = folder.path().join("accepted");
+        config.keys.file = folder.path().join("master.keys");
+        config.operators.token_file = folder.path().join("operator.token");
+        config.rollout.initial = ProviderKind::ALL.into_iter().map(|p| (p, RolloutStage::On)).collect();
+        config.egress.allow_private_agents = true;
+        config.delivery.concurrency = 0;
+        // The clock stands still, so what a provider takes in a second would be all it ever takes.
+        config.limits.provider_rate_percent = ProviderKind::ALL.into_iter().map(|p| (p, 0)).collect();
+        config = laid(&config, &given.config)?;
+        tweak(&mut config);
+        let clock = Clock::manual(setting.now);
+        let (token, viewer) = (token()?, token()?);
+        let secrets = EnvSecrets { master_keys: None, operator_token: Some(format!("{token}\n{viewer} viewer vera\n")) };
+        let gateway = Box::pin(Gateway::start_with(config, secrets, clock.clone(), Outfit::default())).await;
+        let gateway = gateway.map_err(|f| format!("the gateway does not start: {}: {}", f.code, f.detail))?;
+        let store = Scratch::open(&db).await.map_err(|e| e.to_string())?;
+        let public = gateway.public;
+        Ok(Self { gateway, clock, public, token, viewer, policies, left: Left { store, _folder: folder } })
+    }
+
+    /// What it keeps.
+    pub(super) fn store(&mut self) -> &mut Scratch {
+        &mut self.left.store
+    }
+
+    /// One call of the operator API, by somebody of the security team, or by somebody who may only look.
+    pub(super) async fn operate(&self, viewer: bool, method: &str, target: &str, body: &Json) -> Result<Response, String> {
+        let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+        let token = if viewer { &self.viewer } else { &self.token };
+        let mut request = Request::post(target, body).json().header("authorization", format!("Bearer {token}"));
+        request.method = method.into();
+        once(self.gateway.operator, &request).await?.ok_or_else(|| "the operator listener hangs up".into())
+    }
+
+    /// `byoa apply`, over its API.
+    pub(super) async fn apply(&self, document: &Json) -> Result<Response, String> {
+        self.operate(false, "POST", "/v1/apply", document).await
+    }
+
+    /// The same where nothing may be wrong with it.
+    pub(super) async fn applied(&self, document: &Json) -> Result<(), String> {
+        match self.apply(document).await? {
+            answer if answer.status == 200 => Ok(()),
+            answer => Err(format!("what the row begins with is refused: {}", answer.text())),
+        }
+    }
+
+    pub(super) async fn send(&self, request: &Request) -> Result<Response, String> {
+        once(self.public, request).await?.ok_or_else(|| "the public listener hangs up".into())
+    }
+
+    /// Changes rows behind its back, as a broken migration would, and lets it read the declared state again.
+    pub(super) async fn damage(&mut self, sql: &str) -> Result<(), String> {
+        let rows = self.left.store.damage(sql).await.map_err(|e| format!("{sql}: {e}"))?;
+        if rows == 0 && ["UPDATE", "DELETE", "INSERT"].iter().any(|word| sql.starts_with(word)) {
+            return Err(format!("nothing damaged by: {sql}"));
+        }
+        self.gateway.store().reload().await.map_err(|e| e.to_string())
+    }
+
+    /// Saves policy files that it must reject, and waits until it has.
+    pub(super) async fn rejected(&mut self, files: &BTreeMap<String, String>) -> Result<(), String> {
+        save(&self.policies, texts(files))?;
+        // The last thing that a rejection does is its audit line.
+        while self.left.store.rejected_sets().await.map_err(|e| e.to_string())? == 0 {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Ok(())
+    }
+
+    /// Every series of `/metrics`, as it is written there.
+    pub(super) async fn metrics(&self) -> Result<BTreeMap<String, f64>, String> {
+        let answer = once(self.gateway.operator, &Request::get("/metrics")).await?.ok_or("no metrics")?;
+        let text = answer.text();
+        let series = text.lines().filter(|l| !l.starts_with('#')).filter_map(|l| l.rsplit_once(' '));
+        Ok(series.filter_map(|(series, value)| Some((series.to_owned(), value.parse().ok()?))).collect())
+    }
+
+    /// Stops it as SIGTERM does; its store can still be read.
+    pub(super) async fn drain(self) -> Result<Left, String> {
+        if self.gateway.drain().await { Ok(self.left) } else { Err("the gateway did not finish in time".into()) }
+    }
+}
+
+fn token() -> Result<String, String> {
+    crypto::random::<16>().map(|bytes| format!("opr_{}", hex::encode(bytes))).map_err(|e| e.to_string())
+}
+
+fn texts(files: &BTreeMap<String, String>) -> impl Iterator<Item = (&str, &str)> {
+    files.iter().map(|(path, text)| (path.as_str(), text.as_str()))
+}
+
+/// Settings with some others over them.
+fn laid(config: &Config, over: &Mapping) -> Result<Config, String> {
+    let mut tree = serde_yaml::to_value(config).map_err(|e| e.to_string())?;
+    lay(&mut tree, &Value::Mapping(over.clone()));
+    serde_yaml::from_value(tree).map_err(|e| format!("the row's config: {e}"))
+}
+
+fn lay(under: &mut Value, over: &Value) {
+    match (under, over) {
+        (Value::Mapping(under), Value::Mapping(over)) => {
+            for (key, value) in over {
+                lay(under.entry(key.clone()).or_insert(Value::Null), value);
+            }
+        }
+        (under, over) => *under = over.clone(),
+    }
+}

@@ -1,0 +1,136 @@
+//! A second connection to a store that is played with: what a gateway left behind is counted and read, and rows are damaged
+//! as a broken migration would. For the failure-path matrix and for tests; the gateway itself never opens one.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value as Json, json};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteRow};
+use sqlx::{AssertSqlSafe, Column as _, ConnectOptions as _, Row as _, SqliteConnection, TypeInfo as _, ValueRef as _};
+
+use super::StoreError;
+use super::writer::failed;
+
+/// The tables whose rows a webhook may add to.
+const TABLES: [&str; 9] = ["events", "dedupe", "deliveries", "decisions", "refusals", "audit", "sessions", "attempts", "sends"];
+
+/// Rows by table.
+pub type Counts = BTreeMap<&'static str, i64>;
+
+/// The connection.
+#[derive(Debug)]
+pub struct Scratch(SqliteConnection);
+
+impl Scratch {
+    /// Opens the file beside the gateway that has it.
+    ///
+    /// # Errors
+    /// When it is no database.
+    pub async fn open(file: &Path) -> Result<Self, StoreError> {
+        let options = SqliteConnectOptions::new().filename(file).busy_timeout(Duration::from_secs(30)).disable_statement_logging();
+        options.connect().await.map(Self).map_err(failed)
+    }
+
+    /// How many rows there are, table by table.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn counts(&mut self) -> Result<Counts, StoreError> {
+        let mut all = Counts::new();
+        for table in TABLES {
+            let count = sqlx::query_scalar(AssertSqlSafe(format!("SELECT COUNT(*) FROM {table}")));
+            all.insert(table, count.fetch_one(&mut self.0).await.map_err(failed)?);
+        }
+        Ok(all)
+    }
+
+    /// The rows of a query as JSON objects; bytes as text where they are text, else in hex.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn rows(&mut self, sql: &str) -> Result<Vec<Json>, StoreError> {
+        let found = sqlx::query(AssertSqlSafe(sql.to_owned())).fetch_all(&mut self.0).await.map_err(failed)?;
+        found.iter().map(object).collect()
+    }
+
+    /// The audit lines after one, each as its words: actor, action, target, outcome, code, org, detail.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn audit_after(&mut self, seq: i64) -> Result<Vec<String>, StoreError> {
+        let sql = format!("SELECT actor, action, target, outcome, code, org, detail_json FROM audit WHERE seq > {seq} ORDER BY seq");
+        let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(&mut self.0).await.map_err(failed)?;
+        let line = |row: &SqliteRow| {
+            let words = (0..row.columns().len()).map(|i| row.try_get::<Option<String>, _>(i).map(|w| w.unwrap_or_else(|| "-".into())));
+            words.collect::<Result<Vec<_>, _>>().map(|words| words.join(" ")).map_err(failed)
+        };
+        rows.iter().map(line).collect()
+    }
+
+    /// The number of the last audit line.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn audited(&mut self) -> Result<i64, StoreError> {
+        sqlx::query_scalar("SELECT COALESCE(MAX(seq), 0) FROM audit").fetch_one(&mut self.0).await.map_err(failed)
+    }
+
+    /// How many sets of policies were rejected.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn rejected_sets(&mut self) -> Result<i64, StoreError> {
+        let count = "SELECT COUNT(*) FROM audit WHERE action = 'policies.load' AND outcome = 'refused'";
+        sqlx::query_scalar(count).fetch_one(&mut self.0).await.map_err(failed)
+    }
+
+    /// The refusals, as far as anybody may read them.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn refusals(&mut self) -> Result<Vec<Json>, StoreError> {
+        self.rows("SELECT provider, profile, installation, org, code, excerpt FROM refusals").await
+    }
+
+    /// The events with what was read in them, and their bytes.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn events(&mut self) -> Result<Vec<Json>, StoreError> {
+        self.rows("SELECT org, installation, agent, kind, provider_event_id, normal_json, raw FROM events").await
+    }
+
+    /// Changes rows behind the gateway's back; how many.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn damage(&mut self, sql: &str) -> Result<u64, StoreError> {
+        let done = sqlx::query(AssertSqlSafe(sql.to_owned())).execute(&mut self.0).await.map_err(failed)?;
+        Ok(done.rows_affected())
+    }
+}
+
+fn object(row: &SqliteRow) -> Result<Json, StoreError> {
+    let mut object = serde_json::Map::new();
+    for column in row.columns() {
+        object.insert(column.name().to_owned(), value(row, column.ordinal())?);
+    }
+    Ok(Json::Object(object))
+}
+
+fn value(row: &SqliteRow, i: usize) -> Result<Json, StoreError> {
+    let raw = row.try_get_raw(i).map_err(failed)?;
+    if raw.is_null() {
+        return Ok(Json::Null);
+    }
+    let kind = raw.type_info().name().to_owned();
+    Ok(match kind.as_str() {
+        "INTEGER" | "BIGINT" => json!(row.try_get::<i64, _>(i).map_err(failed)?),
+        "BLOB" => {
+            let bytes = row.try_get::<Vec<u8>, _>(i).map_err(failed)?;
+            String::from_utf8(bytes).map_or_else(|e| json!(hex::encode(e.into_bytes())), Json::String)
+        }
+        _ => json!(row.try_get::<String, _>(i).map_err(failed)?),
+    })
+}
