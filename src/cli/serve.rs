@@ -5,9 +5,10 @@ use std::io::Write as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::CliError;
-use crate::app::{EnvSecrets, Gateway};
+use crate::app::{EnvSecrets, Gateway, Outfit};
 use crate::config::{Config, LogFormat, LogSection};
 use crate::domain::clock::Clock;
+use crate::matrix;
 use crate::telemetry::{self, Lines};
 
 /// Secrets from the environment, taken once.
@@ -40,8 +41,9 @@ pub(super) async fn run(config: Config) -> Result<(), CliError> {
     start_log(&config.log);
     harden();
     let (mut term, mut int) = (listen_for(SignalKind::terminate())?, listen_for(SignalKind::interrupt())?);
+    let outfit = Outfit { player: Some(matrix::player()), ..Outfit::default() };
     let gateway =
-        Gateway::start(config, env_secrets(), Clock::system()).await.map_err(|f| CliError::Found(format!("{}: {}", f.code, f.detail)))?;
+        Gateway::start_with(config, env_secrets(), Clock::system(), outfit).await.map_err(|f| CliError::Found(format!("{}: {}", f.code, f.detail)))?;
     println!("listening public={} operator={}", gateway.public, gateway.operator);
     let _ = std::io::stdout().flush();
     tokio::select! {
