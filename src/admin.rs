@@ -3,6 +3,7 @@
 pub mod document;
 pub mod import;
 pub mod keys;
+pub mod matrix;
 pub mod resources;
 pub mod rollout;
 pub mod secrets;
@@ -93,6 +94,10 @@ pub struct Admin {
     pub public_url: Option<String>,
     /// Who plays the failure-path matrix; nobody in a gateway that is itself played with.
     pub player: Option<Arc<dyn Player>>,
+    /// Which build this is, found out at the first call, which waits for a file; none where it cannot be.
+    pub build: fn() -> Option<Arc<str>>,
+    /// The run of the matrix that is under way, or the last one.
+    pub matrix: matrix::Latest,
 }
 
 /// An operator's request: who, and under which id it is recorded.

@@ -1,5 +1,7 @@
 //! How the parts are built, started and drained. Floor 9.
 
+mod build;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,6 +49,8 @@ pub struct Outfit {
     pub watcher: Option<Arc<dyn DeliveryObserver>>,
     /// Who plays the failure-path matrix.
     pub player: Option<Arc<dyn Player>>,
+    /// Which build this is; asked of the running executable where it is left out.
+    pub build: Option<fn() -> Option<Arc<str>>>,
 }
 
 /// A gateway that answers.
@@ -80,7 +84,7 @@ impl Gateway {
     /// # Errors
     /// As [`Gateway::start`].
     pub async fn start_with(config: Config, secrets: EnvSecrets, clock: Clock, outfit: Outfit) -> Result<Self, Failure> {
-        let Outfit { watcher, player } = outfit;
+        let Outfit { watcher, player, build } = outfit;
         let terms = Terms::from(&config.policies);
         let read = terms.read().and_then(|sources| terms.accept(&sources, clock.now()).map(|passed| (sources, passed)));
         let (sources, Passed { snapshot, rows }) = read.map_err(|e| Failure::new(e.code, e))?;
@@ -134,6 +138,8 @@ impl Gateway {
             allow_private_agents: config.egress.allow_private_agents,
             public_url: config.public_url.clone(),
             player,
+            build: build.unwrap_or(build::build),
+            matrix: Arc::default(),
         };
         let courier = Courier {
             store: store.clone(),

@@ -4,8 +4,11 @@ mod client;
 pub mod demo;
 mod doctor;
 mod import;
+mod junit;
 mod keys;
+mod matrix;
 mod policy;
+mod progress;
 mod resources;
 mod rollout;
 mod secrets;
@@ -155,6 +158,11 @@ enum Command {
     },
     /// Take a provider from off through canary to on, and back.
     Rollout(rollout::RolloutArgs),
+    /// Play the failure-path matrix, which a promotion rests on.
+    Matrix {
+        #[command(subcommand)]
+        command: matrix::MatrixCommand,
+    },
     /// Replace what proves an app's webhooks.
     Secrets {
         #[command(subcommand)]
@@ -255,6 +263,7 @@ async fn run(cli: Cli) -> Result<(), CliError> {
             simulate::run(&target()?, ask, public_server).await
         }
         Command::Rollout(args) => rollout::run(args, &target()?).await,
+        Command::Matrix { command } => matrix::run(&target()?, command).await,
         Command::Secrets { command } => secrets::run(&target()?, command).await,
         Command::Keys { command } => keys::run(&target()?, command).await,
         Command::Policy(args) => policy::run(args, target()?).await,

@@ -5,6 +5,7 @@ mod extract;
 mod framing;
 mod import;
 pub mod listener;
+mod matrix;
 mod media;
 mod messages;
 mod replies;
@@ -93,6 +94,8 @@ pub fn operator(rooms: &Arc<Rooms>) -> Router {
         .route("/v1/rollout/{provider}", get(rollout::one).post(rollout::set))
         .route("/v1/rollout/{provider}/promote", post(rollout::promote))
         .route("/v1/rollout/{provider}/rollback", post(rollout::rollback))
+        .route("/v1/matrix", get(matrix::list).post(matrix::start))
+        .route("/v1/matrix/{id}", get(matrix::one))
         .route("/v1/sessions/{id}/close", post(api::close_session))
         .route("/v1/sessions/{id}/handoff", post(api::hand_off_session))
         .route("/v1/secrets/{profile}/rotate", post(api::rotate_secret))

@@ -2,10 +2,12 @@
 //! commit it against the version it was planned for. Part of `admin`, floor 7.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
+use super::matrix::BUILD_UNKNOWN;
 use super::{Admin, AdminError, Asking};
 use crate::domain::clock::Timestamp;
 use crate::domain::ids::OrgId;
@@ -13,9 +15,6 @@ use crate::domain::installation::{Mode, ProviderKind};
 use crate::domain::reason::ReasonCode;
 use crate::domain::rollout::{FlagChange, FlagRecord, GlobalChange, GlobalRecord, MatrixRun, RollbackMode, RolloutStage};
 use crate::policy::action::{FlagFacts, PromoteRollout, RollBack, SetRolloutFlag};
-
-/// This build, as matrix runs are stored under.
-pub const BUILD: &str = env!("CARGO_PKG_VERSION");
 
 /// A change of one provider's flag.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -73,6 +72,8 @@ struct Standing {
     events: i64,
     soaked: bool,
     run: Option<MatrixRun>,
+    /// This build, where it can be told from others.
+    build: Option<Arc<str>>,
     /// Why the matrix is no evidence; `None` where it is.
     not_green: Option<String>,
     /// The legacy bindings that are left, org by org.
@@ -87,12 +88,12 @@ struct LegacyLeft {
     last_used_at: Option<Timestamp>,
 }
 
-fn invalid(detail: impl Into<String>) -> AdminError {
+pub(super) fn invalid(detail: impl Into<String>) -> AdminError {
     AdminError::new(ReasonCode::RolloutInvalid, detail)
 }
 
 /// A provider by its word.
-fn provider_of(word: &str) -> Result<ProviderKind, AdminError> {
+pub(super) fn provider_of(word: &str) -> Result<ProviderKind, AdminError> {
     ProviderKind::parse(word).ok_or_else(|| invalid(format!("there is no provider `{word}`; there are slack, telegram and whatsapp")))
 }
 
@@ -294,7 +295,7 @@ impl Admin {
         record: &FlagRecord,
         change: FlagChange,
         action: &'static str,
-        decision: &std::sync::Arc<crate::domain::record::Decision>,
+        decision: &Arc<crate::domain::record::Decision>,
         dry_run: bool,
     ) -> Result<Json, AdminError> {
         let to = json!({"stage": change.stage, "canary_orgs": change.canary, "percent": change.percent});
@@ -330,10 +331,11 @@ impl Admin {
         // A clock that was set back makes this negative, and negative is not soaked.
         let minutes = if canary { (now.ms() - record.staged_at.ms()).div_euclid(60_000) } else { 0 };
         let run = self.store.last_matrix_run(record.provider).await?;
-        let not_green = self.not_green(record, run.as_ref(), now);
+        let build = self.this_build().await;
+        let not_green = self.not_green(record, run.as_ref(), build.as_deref(), now);
         let legacy = self.legacy_left(record.provider).await?;
         let soaked = canary && minutes >= i64::from(rules.min_canary_minutes) && events >= wanted;
-        Ok(Standing { minutes, events, soaked, run, not_green, legacy })
+        Ok(Standing { minutes, events, soaked, run, build, not_green, legacy })
     }
 
     /// How many legacy bindings are left: when there are none, legacy fallback can be switched off and nobody notices.
@@ -357,16 +359,17 @@ impl Admin {
         Ok(left)
     }
 
-    fn not_green(&self, record: &FlagRecord, run: Option<&MatrixRun>, now: Timestamp) -> Option<String> {
+    fn not_green(&self, record: &FlagRecord, run: Option<&MatrixRun>, build: Option<&str>, now: Timestamp) -> Option<String> {
         let Some(run) = run else { return Some("no matrix run for it is stored".into()) };
+        let Some(build) = build else { return Some(BUILD_UNKNOWN.into()) };
         let age_ms = now.ms() - run.at.ms();
         let version = self.engine.pin().version().to_string();
         if run.seq <= record.rolled_back_run {
             Some("the last matrix run is from before the last roll-back".into())
         } else if run.policy_version != version {
             Some("the last matrix run was against other policies than those in force".into())
-        } else if run.build != BUILD {
-            Some(format!("the last matrix run was made by build {}, this is {BUILD}", run.build))
+        } else if run.build != build {
+            Some(format!("the last matrix run was made by build {}, this is {build}", run.build))
         } else if !(0..=i64::from(self.rollout.matrix_max_age_hours) * 3_600_000).contains(&age_ms) {
             Some(format!("the last matrix run is of {}, more than {} h away", run.at, self.rollout.matrix_max_age_hours))
         } else if run.red > 0 || run.played == 0 {
@@ -391,7 +394,10 @@ impl Admin {
                 if !standing.soaked {
                     blocked.push(self.soak_left(standing));
                 }
-                Some(format!("byoa rollout promote {provider}"))
+                Some(match standing.not_green {
+                    Some(_) => format!("byoa matrix run --provider {provider}"),
+                    None => format!("byoa rollout promote {provider}"),
+                })
             }
             RolloutStage::On => None,
         };
@@ -404,7 +410,7 @@ impl Admin {
             "staged_at": record.staged_at, "evidence": record.evidence,
             "soak": {"minutes": standing.minutes, "minutes_wanted": self.rollout.min_canary_minutes, "events": standing.events,
                 "events_wanted": self.rollout.min_canary_events, "done": standing.soaked},
-            "matrix": {"green": standing.not_green.is_none(), "why_not": standing.not_green,
+            "matrix": {"green": standing.not_green.is_none(), "why_not": standing.not_green, "build": standing.build,
                 "run": standing.run.as_ref().map(|r| json!({"id": r.id, "at": r.at, "policy_version": r.policy_version, "build": r.build,
                     "played": r.played, "red": r.red}))},
             "legacy": standing.legacy,
@@ -413,7 +419,7 @@ impl Admin {
     }
 }
 
-fn facts(record: &FlagRecord) -> FlagFacts {
+pub(super) fn facts(record: &FlagRecord) -> FlagFacts {
     FlagFacts { provider: record.provider, flag: record.flag.clone() }
 }
 

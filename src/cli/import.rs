@@ -1,12 +1,13 @@
 //! `byoa import`, `byoa backfill`: page by page, with progress on standard error and one report. Floor 11.
 
 use std::collections::HashSet;
-use std::io::{BufRead, BufReader, IsTerminal as _, Write as _};
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 use http::Method;
 use serde_json::{Value, json};
 
+use super::progress::Progress;
 use super::resources::resolve;
 use super::show::{cell, raw, table};
 use super::{CliError, Output, Target};
@@ -50,7 +51,7 @@ pub(super) async fn backfill(target: &Target, dry_run: bool, batch: Option<i64>,
     loop {
         let page = json!({"dry_run": dry_run, "batch": batch, "cursor": report.next});
         report.add(call(target, "/v1/backfill", &page).await?);
-        progress.page(&report, "bindings");
+        told(&mut progress, &report, "bindings");
         if report.next.is_none() {
             break;
         }
@@ -164,40 +165,15 @@ impl Sending<'_> {
                 return Err(CliError::Unable(format!("stopped before line {}: {why}; {again}", self.at)));
             }
         }
-        self.progress.page(&self.report, "lines");
+        told(&mut self.progress, &self.report, "lines");
         Ok(())
     }
 }
 
-/// How far it is, for people: one line that is written over on a terminal, a line a page elsewhere.
-struct Progress {
-    terminal: bool,
-    shown: bool,
-}
-
-impl Progress {
-    fn new() -> Self {
-        Self { terminal: std::io::stderr().is_terminal(), shown: false }
-    }
-
-    fn page(&mut self, report: &Report, what: &str) {
-        let skipped: u64 = report.skipped.values().sum();
-        let Report { processed, migrated, already_done, .. } = report;
-        let text = format!("{processed} {what}: {migrated} migrated, {already_done} already done, {skipped} skipped");
-        self.shown = true;
-        if self.terminal {
-            anstream::eprint!("\r{text}\u{1b}[K");
-            let _ = std::io::stderr().flush();
-        } else {
-            anstream::eprintln!("{text}");
-        }
-    }
-
-    fn end(&mut self) {
-        if self.terminal && std::mem::take(&mut self.shown) {
-            anstream::eprintln!();
-        }
-    }
+fn told(progress: &mut Progress, report: &Report, what: &str) {
+    let skipped: u64 = report.skipped.values().sum();
+    let Report { processed, migrated, already_done, .. } = report;
+    progress.say(&format!("{processed} {what}: {migrated} migrated, {already_done} already done, {skipped} skipped"));
 }
 
 /// Prints the report; what was skipped is what was found.

@@ -179,6 +179,11 @@ impl Place {
     }
 }
 
+/// Every fault with its place and its line, for people.
+pub(super) fn faults(error: &LoadError) -> String {
+    error.diagnostics.iter().map(check::block).collect()
+}
+
 /// A set that is not there could not be looked at; one that is wrong was.
 fn refused(error: &LoadError) -> CliError {
     let message = format!("{}\n{error}", error.code);

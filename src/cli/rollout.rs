@@ -157,7 +157,7 @@ fn at<'v>(value: &'v Value, pointer: &str) -> &'v Value {
 }
 
 /// A word that may stand in an address.
-fn plain(word: &str) -> Result<&str, CliError> {
+pub(super) fn plain(word: &str) -> Result<&str, CliError> {
     if !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphanumeric()) {
         Ok(word)
     } else {
@@ -200,9 +200,11 @@ fn one(item: &Value) {
         at(soak, "/events_wanted")
     );
     let matrix = at(item, "/matrix");
-    let evidence = match (at(matrix, "/green"), at(matrix, "/run")) {
-        (Value::Bool(true), run) => format!("green: {} of {}", cell(at(run, "/id")), cell(at(run, "/at"))),
-        _ => cell(at(matrix, "/why_not")),
+    let run = at(matrix, "/run");
+    let said = if at(matrix, "/green") == &Value::Bool(true) { "green".to_owned() } else { cell(at(matrix, "/why_not")) };
+    let evidence = match run {
+        Value::Null => said,
+        run => format!("{said}: {} red of {} in {} of {}", at(run, "/red"), at(run, "/played"), cell(at(run, "/id")), cell(at(run, "/at"))),
     };
     let orgs: Vec<String> = at(item, "/canary_orgs").as_array().into_iter().flatten().map(cell).collect();
     let mut rows = vec![
@@ -221,6 +223,7 @@ fn one(item: &Value) {
         rows.push(vec!["soak".to_owned(), so_far]);
     }
     rows.push(vec!["matrix".to_owned(), evidence]);
+    rows.push(vec!["build".to_owned(), cell(at(matrix, "/build"))]);
     for (org, left) in at(item, "/legacy").as_object().into_iter().flatten() {
         let last = cell(at(left, "/last_used_at"));
         let told = format!("{org}: {} bindings left, {} uses, the last {last}", at(left, "/bindings"), at(left, "/uses"));

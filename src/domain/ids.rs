@@ -131,6 +131,8 @@ ours! {
     AuditId = "aud_",
     /// A sealed provider credential.
     CredentialId = "crd_",
+    /// One run of the failure-path matrix.
+    MatrixRunId = "mtx_",
     /// One HTTP request to one of our listeners.
     RequestId = "req_",
 }

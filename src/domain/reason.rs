@@ -178,6 +178,10 @@ reasons! {
     RolloutReasonRequired "rollout.reason_required" 422 false "The change needs a reason, for whoever reads the audit.";
     RolloutInvalid "rollout.invalid" 422 false "The change names no provider, org, stage or percentage that there is.";
 
+    MatrixRunning "matrix.running" 409 true "The failure-path matrix is being played already; one run goes on at a time.";
+    MatrixUnavailable "matrix.unavailable" 503 false "The failure-path matrix cannot be played here.";
+    MatrixFailed "matrix.failed" 503 true "The run of the failure-path matrix did not come to its end, so it says nothing.";
+
     ConfigUnknownKey "config.unknown_key" 500 false "The configuration has a key that does not exist.";
     ConfigInvalid "config.invalid" 500 false "The configuration does not make sense.";
     PolicyMissing "policy.missing" 500 false "There is no policy set to decide by.";

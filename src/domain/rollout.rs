@@ -1,9 +1,11 @@
 //! How far a provider's bring-your-own traffic is let in. Platform apps run at every stage.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::clock::Timestamp;
-use super::ids::OrgId;
+use super::ids::{MatrixRunId, OrgId};
 use super::installation::ProviderKind;
 
 /// The stage of one provider. Written in quotes in YAML where the reader might take `on` for a boolean.
@@ -179,4 +181,27 @@ pub struct MatrixRun {
     pub played: i64,
     /// How many were not as they must be.
     pub red: i64,
+}
+
+/// What a run of the failure-path matrix found, as it is to be kept.
+#[derive(Clone, Debug)]
+pub struct NewMatrixRun {
+    /// Its identifier; runs for several providers share one.
+    pub id: MatrixRunId,
+    /// When it began.
+    pub at: Timestamp,
+    /// For which provider.
+    pub provider: ProviderKind,
+    /// Against which policies.
+    pub policy_version: Arc<str>,
+    /// With which build.
+    pub build: Arc<str>,
+    /// How many cases were played.
+    pub played: i64,
+    /// How many were not as they must be.
+    pub red: i64,
+    /// Every case, as JSON.
+    pub report: String,
+    /// The flag's [`FlagRecord::rolled_back_run`] when it began: kept only while no roll-back came in between.
+    pub rolled_back_run: i64,
 }

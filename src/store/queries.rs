@@ -24,7 +24,7 @@ use crate::domain::record::{AuditRecord, Decision, RefusalRecord};
 
 pub(super) use declared::apply;
 pub(super) use deliveries::{halted, lease, open_deliveries, release, replay, settle};
-pub(super) use flags::{change_flag, change_global, events_since, flags, last_run};
+pub(super) use flags::{change_flag, change_global, events_since, flags, keep_run, kept_run, kept_runs, last_run};
 pub use lifecycle::Refreshed;
 pub(super) use lifecycle::{refreshed, shift};
 pub(super) use sends::{abandon_sends, begin_send, finish_send};

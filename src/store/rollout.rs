@@ -2,10 +2,10 @@
 
 use super::{Store, StoreError, queries};
 use crate::domain::clock::Timestamp;
-use crate::domain::ids::InstallationId;
+use crate::domain::ids::{InstallationId, MatrixRunId};
 use crate::domain::installation::ProviderKind;
 use crate::domain::record::AuditRecord;
-use crate::domain::rollout::{FlagChange, FlagRecord, GlobalChange, GlobalRecord, MatrixRun};
+use crate::domain::rollout::{FlagChange, FlagRecord, GlobalChange, GlobalRecord, MatrixRun, NewMatrixRun};
 
 impl Store {
     /// The global switches, and every provider's flag with how it came to be so.
@@ -43,6 +43,36 @@ impl Store {
     /// When the database does not answer.
     pub async fn last_matrix_run(&self, provider: ProviderKind) -> Result<Option<MatrixRun>, StoreError> {
         queries::last_run(&self.0.readers, provider).await
+    }
+
+    /// Every matrix run that is kept, the last one first.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn matrix_runs(&self, provider: Option<ProviderKind>) -> Result<Vec<MatrixRun>, StoreError> {
+        queries::kept_runs(&self.0.readers, provider).await
+    }
+
+    /// What is kept of one matrix run: each provider's part with its cases, as JSON.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn matrix_run(&self, id: &MatrixRunId) -> Result<Vec<(MatrixRun, String)>, StoreError> {
+        queries::kept_run(&self.0.readers, id).await
+    }
+
+    /// Keeps a matrix run with its audit line, and lets go of old ones. The provider that was rolled back since the run
+    /// began, where there is one: nothing is kept then.
+    ///
+    /// # Errors
+    /// When it could not be committed.
+    pub async fn keep_matrix_run(
+        &self,
+        parts: Vec<NewMatrixRun>,
+        audit: AuditRecord,
+        now: Timestamp,
+    ) -> Result<Option<ProviderKind>, StoreError> {
+        self.task(move |conn| Box::pin(async move { queries::keep_run(conn, &parts, &[audit], now).await })).await
     }
 
     /// How many events came in through these installations since then, counted no further than `enough`.

@@ -18,6 +18,7 @@ mod journey;
 mod keys;
 mod layering;
 mod lifecycle;
+mod matrix_run;
 mod media;
 mod native;
 mod operator;

@@ -706,7 +706,7 @@ async fn a_set_in_the_shadow_decides_nothing() {
     bed.load.one_more().await;
     assert!(list().await.json()["total"].as_u64().unwrap() > asked);
     assert!(bed.gateway.metrics().await["byoa_policy_shadow_disagreements"] > 0.0);
-    assert_eq!(found["shadow"]["policies"], json!(45));
+    assert_eq!(found["shadow"]["policies"], json!(48));
 
     // A broken shadow is said to be, and changes nothing.
     let version = bed.active().await["version"].clone();
@@ -727,7 +727,7 @@ async fn a_set_in_the_shadow_decides_nothing() {
     fs::remove_file(shadow.join("platform/99.cedar")).unwrap();
     fs::create_dir_all(shadow.join("orgs/acme")).unwrap();
     fs::write(shadow.join(EDITED), mark(0)).unwrap();
-    let agreed = async { while list().await.json()["shadow"]["policies"] != json!(46) {} };
+    let agreed = async { while list().await.json()["shadow"]["policies"] != json!(49) {} };
     tokio::time::timeout(PATIENCE, agreed).await.unwrap();
     bed.load.one_more().await;
     assert_eq!(list().await.json()["total"], json!(0));

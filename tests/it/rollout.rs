@@ -2,10 +2,12 @@
 
 use std::ops::RangeInclusive;
 
+use byoa_gateway::app::Outfit;
+use byoa_gateway::config::Config;
 use byoa_gateway::domain::installation::ProviderKind;
 use serde_json::{Value, json};
 
-use super::support::gateway::TestGateway;
+use super::support::gateway::{BUILD, TestGateway};
 use super::support::world;
 
 pub const NOW: i64 = 1_790_000_100;
@@ -16,11 +18,17 @@ pub struct Desk {
 
 impl Desk {
     async fn start() -> Self {
-        let gateway = TestGateway::start_with(NOW, |config| {
+        Self::outfitted(Outfit::default(), |_| {}).await
+    }
+
+    /// With what a gateway is given from above, and settings of its own.
+    pub async fn outfitted(outfit: Outfit, tweak: impl FnOnce(&mut Config)) -> Self {
+        let settings = |config: &mut Config| {
             config.rollout.initial.clear();
             config.rollout.min_canary_events = 2;
-        })
-        .await;
+            tweak(config);
+        };
+        let gateway = TestGateway::start_outfitted(NOW, settings, outfit).await;
         gateway.applied(&world::document(ProviderKind::Slack)).await;
         Self { gateway }
     }
@@ -33,7 +41,7 @@ impl Desk {
         format!("{} {}", answer.status, word.as_str().unwrap_or("-"))
     }
 
-    async fn status(&self) -> Value {
+    pub async fn status(&self) -> Value {
         self.gateway.operate("GET", "/v1/rollout/slack", &Value::Null).await.json()["items"][0].clone()
     }
 
@@ -48,14 +56,14 @@ impl Desk {
         };
         let at = self.gateway.clock.now().ms() + seconds * 1000;
         let sql = format!(
-            "INSERT INTO matrix_runs (id, at_ms, provider, policy_version, build, played, red, report_json) \
-             VALUES ('run_1', {at}, 'slack', '{version}', '{build}', 12, {red}, '{{}}')"
+            "INSERT INTO matrix_runs (seq, id, at_ms, provider, policy_version, build, played, red, report_json) \
+             VALUES (1 + MAX((SELECT COALESCE(MAX(seq), 0) FROM matrix_runs), (SELECT MAX(rolled_back_run) FROM flags)), 'run_1', {at}, 'slack', '{version}', '{build}', 12, {red}, '{{}}')"
         );
         self.gateway.damage(&sql).await;
     }
 
     /// Two events of acme's own app, and an hour.
-    async fn soak(&self) {
+    pub async fn soak(&self) {
         self.hear(&world::acme(ProviderKind::Slack), 1..=2).await;
         self.gateway.clock.advance_ms(3_600_000);
     }
@@ -73,8 +81,6 @@ impl Desk {
         self.matrix_run(0, 0, None, BUILD).await;
     }
 }
-
-pub const BUILD: &str = env!("CARGO_PKG_VERSION");
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_guard_bites_and_the_way_through_is_open() {

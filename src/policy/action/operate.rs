@@ -37,6 +37,15 @@ pub struct SetRolloutFlag {
     pub flag: FlagFacts,
 }
 
+/// May this operator play the failure-path matrix of a provider?
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct RunMatrix {
+    /// Who asks.
+    pub operator: OperatorFacts,
+    /// The flag as it stands.
+    pub flag: FlagFacts,
+}
+
 /// May this operator take a provider back?
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct RollBack {
@@ -112,6 +121,22 @@ impl sealed::Ask for SetRolloutFlag {
     }
 }
 
+impl sealed::Ask for RunMatrix {
+    fn question(&self, mut slice: Slice<'_>) -> Result<Question, Unfit> {
+        let principal = slice.operator(&self.operator)?;
+        let resource = slice.flag(&self.flag)?;
+        slice.question(principal, Self::NAME, resource, vec![])
+    }
+
+    fn cache(caches: &Caches) -> &Cache<Self> {
+        &caches.run_matrix
+    }
+
+    fn bytes(&self) -> usize {
+        self.flag.bytes()
+    }
+}
+
 impl sealed::Ask for RollBack {
     fn question(&self, mut slice: Slice<'_>) -> Result<Question, Unfit> {
         let principal = slice.operator(&self.operator)?;
@@ -178,6 +203,10 @@ impl Action for SetRolloutFlag {
     const NAME: &'static str = "SetRolloutFlag";
 }
 
+impl Action for RunMatrix {
+    const NAME: &'static str = "RunMatrix";
+}
+
 impl Action for RollBack {
     const NAME: &'static str = "RollBack";
 }
@@ -229,6 +258,7 @@ macro_rules! operator_questions {
             revoke_secret: Cache<RevokeSecret>,
             shred_org: Cache<ShredOrg>,
             set_rollout_flag: Cache<SetRolloutFlag>,
+            run_matrix: Cache<RunMatrix>,
             roll_back: Cache<RollBack>,
             promote_rollout: Cache<PromoteRollout>,
             pub(super) use_credential: Cache<UseCredential>,

@@ -7,10 +7,12 @@ use super::super::writer::failed;
 use super::super::{Change, StoreError};
 use super::apply;
 use crate::domain::clock::Timestamp;
-use crate::domain::ids::InstallationId;
+use crate::domain::ids::{InstallationId, MatrixRunId};
 use crate::domain::installation::ProviderKind;
 use crate::domain::record::AuditRecord;
-use crate::domain::rollout::{Flag, FlagChange, FlagRecord, GlobalChange, GlobalRecord, MatrixRun, RollbackMode, RolloutStage};
+use crate::domain::rollout::{
+    Flag, FlagChange, FlagRecord, GlobalChange, GlobalRecord, MatrixRun, NewMatrixRun, RollbackMode, RolloutStage,
+};
 
 fn damaged(why: impl std::fmt::Display) -> StoreError {
     StoreError::Corrupt(format!("flags: {why}"))
@@ -85,7 +87,7 @@ pub(in crate::store) async fn change_flag(
     let done = sqlx::query(
         "UPDATE flags SET staged_ms = CASE WHEN stage = $2 THEN staged_ms ELSE $3 END, stage = $2, canary = $4, percent = $5, \
          reason = $6, changed_by = $7, changed_ms = $3, evidence = COALESCE($8, evidence), version = version + 1, \
-         rolled_back_run = CASE WHEN $9 = 1 THEN (SELECT COALESCE(MAX(seq), 0) FROM matrix_runs) ELSE rolled_back_run END \
+         rolled_back_run = CASE WHEN $9 = 1 THEN MAX(rolled_back_run + 1, (SELECT COALESCE(MAX(seq), 0) FROM matrix_runs)) ELSE rolled_back_run END \
          WHERE name = $1 AND version = $10",
     )
     .bind(change.provider.as_str())
@@ -143,17 +145,92 @@ pub(in crate::store) async fn last_run(pool: &SqlitePool, provider: ProviderKind
         .fetch_optional(pool)
         .await
         .map_err(failed)?;
-    let Some(row) = row else { return Ok(None) };
-    Ok(Some(MatrixRun {
-        seq: number(&row, "seq")?,
-        id: text(&row, "id")?,
-        at: Timestamp::from_ms(number(&row, "at_ms")?),
-        provider,
-        policy_version: text(&row, "policy_version")?,
-        build: text(&row, "build")?,
-        played: number(&row, "played")?,
-        red: number(&row, "red")?,
-    }))
+    row.map(|row| run_of(&row)).transpose()
+}
+
+fn run_of(row: &SqliteRow) -> Result<MatrixRun, StoreError> {
+    let provider = text(row, "provider")?;
+    Ok(MatrixRun {
+        seq: number(row, "seq")?,
+        id: text(row, "id")?,
+        at: Timestamp::from_ms(number(row, "at_ms")?),
+        provider: ProviderKind::parse(&provider).ok_or_else(|| damaged(format!("unknown provider `{provider}`")))?,
+        policy_version: text(row, "policy_version")?,
+        build: text(row, "build")?,
+        played: number(row, "played")?,
+        red: number(row, "red")?,
+    })
+}
+
+/// Every run that is kept, the last one first.
+pub(in crate::store) async fn kept_runs(pool: &SqlitePool, provider: Option<ProviderKind>) -> Result<Vec<MatrixRun>, StoreError> {
+    let rows = sqlx::query("SELECT * FROM matrix_runs WHERE provider = COALESCE($1, provider) ORDER BY seq DESC")
+        .bind(provider.map(ProviderKind::as_str))
+        .fetch_all(pool)
+        .await
+        .map_err(failed)?;
+    rows.iter().map(run_of).collect()
+}
+
+/// What is kept of one run: each provider's part with its cases, as JSON.
+pub(in crate::store) async fn kept_run(pool: &SqlitePool, id: &MatrixRunId) -> Result<Vec<(MatrixRun, String)>, StoreError> {
+    let rows =
+        sqlx::query("SELECT * FROM matrix_runs WHERE id = $1 ORDER BY seq").bind(id.as_str()).fetch_all(pool).await.map_err(failed)?;
+    rows.iter().map(|row| Ok((run_of(row)?, text(row, "report_json")?))).collect()
+}
+
+/// Runs kept of each provider, besides those that a flag names as its evidence.
+const RUNS_KEPT: i64 = 20;
+
+/// Keeps a run, each provider's part in a row, and lets go of old ones. The provider that was rolled back since the run
+/// began, where there is one: nothing is kept then.
+pub(in crate::store) async fn keep_run(
+    conn: &mut SqliteConnection,
+    parts: &[NewMatrixRun],
+    audit: &[AuditRecord],
+    now: Timestamp,
+) -> Result<Option<ProviderKind>, StoreError> {
+    for part in parts {
+        let unmoved = sqlx::query("SELECT 1 FROM flags WHERE name = $1 AND rolled_back_run = $2")
+            .bind(part.provider.as_str())
+            .bind(part.rolled_back_run)
+            .fetch_optional(&mut *conn)
+            .await
+            .map_err(failed)?;
+        if unmoved.is_none() {
+            return Ok(Some(part.provider));
+        }
+    }
+    for part in parts {
+        // Behind every run and every roll-back: which of them came first must not hang on a clock.
+        sqlx::query(
+            "INSERT INTO matrix_runs (seq, id, at_ms, provider, policy_version, build, played, red, report_json) \
+             VALUES (1 + MAX((SELECT COALESCE(MAX(seq), 0) FROM matrix_runs), (SELECT MAX(rolled_back_run) FROM flags)), \
+             $1, $2, $3, $4, $5, $6, $7, $8)",
+        )
+        .bind(part.id.as_str())
+        .bind(part.at.ms())
+        .bind(part.provider.as_str())
+        .bind(&*part.policy_version)
+        .bind(&*part.build)
+        .bind(part.played)
+        .bind(part.red)
+        .bind(part.report.as_str())
+        .execute(&mut *conn)
+        .await
+        .map_err(failed)?;
+        sqlx::query(
+            "DELETE FROM matrix_runs WHERE provider = $1 AND id NOT IN (SELECT evidence FROM flags WHERE evidence IS NOT NULL) \
+             AND seq NOT IN (SELECT seq FROM matrix_runs WHERE provider = $1 ORDER BY seq DESC LIMIT $2)",
+        )
+        .bind(part.provider.as_str())
+        .bind(RUNS_KEPT)
+        .execute(&mut *conn)
+        .await
+        .map_err(failed)?;
+    }
+    apply(conn, &[] as &[Change], audit, now).await?;
+    Ok(None)
 }
 
 /// How many events came in through these installations since then, counted no further than `enough`.

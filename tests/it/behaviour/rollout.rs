@@ -10,8 +10,8 @@ use serde_json::{Map, Value, json};
 
 use super::world::has;
 use super::{Case, cases};
-use crate::rollout::{BUILD, Desk, NOW};
-use crate::support::gateway::TestGateway;
+use crate::rollout::{Desk, NOW};
+use crate::support::gateway::{BUILD, TestGateway};
 use crate::support::{copy, webhook, world};
 
 type Initial = BTreeMap<ProviderKind, RolloutStage>;

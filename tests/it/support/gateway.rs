@@ -26,6 +26,9 @@ pub const OPERATOR_TOKEN: &str = "opr_5c1f0b9e7a3d4826";
 pub const SINGLE_FACTOR_TOKEN: &str = "opr_single_7f3a9c2e4b";
 pub const PLAIN_OPERATOR_TOKEN: &str = "opr_plain_2d8e6f1a9c";
 
+/// What the gateways of tests take themselves for.
+pub const BUILD: &str = "0.1.0+0123456789ab";
+
 /// Somebody who may look and do nothing.
 pub const VIEWER_TOKEN: &str = "opr_viewer_8b1d4c7e2f";
 
@@ -60,7 +63,12 @@ impl TestGateway {
 
     /// The same, with somebody who is told of deliveries.
     pub async fn start_watched(now_secs: i64, tweak: impl FnOnce(&mut Config), watcher: Option<Arc<dyn DeliveryObserver>>) -> Self {
-        Self::try_start(tempfile::tempdir().unwrap(), now_secs, None, tweak, watcher).await.unwrap()
+        Self::start_outfitted(now_secs, tweak, Outfit { watcher, ..Outfit::default() }).await
+    }
+
+    /// The same with all that a gateway can be given from above.
+    pub async fn start_outfitted(now_secs: i64, tweak: impl FnOnce(&mut Config), outfit: Outfit) -> Self {
+        Self::try_start(tempfile::tempdir().unwrap(), now_secs, None, tweak, outfit).await.unwrap()
     }
 
     /// Starts on what another gateway left behind.
@@ -75,7 +83,7 @@ impl TestGateway {
         keys: Option<String>,
         tweak: impl FnOnce(&mut Config),
     ) -> Result<Self, Failure> {
-        Self::try_start(dir, now_secs, keys, tweak, None).await
+        Self::try_start(dir, now_secs, keys, tweak, Outfit::default()).await
     }
 
     async fn try_start(
@@ -83,7 +91,7 @@ impl TestGateway {
         now_secs: i64,
         master_keys: Option<String>,
         tweak: impl FnOnce(&mut Config),
-        watcher: Option<Arc<dyn DeliveryObserver>>,
+        outfit: Outfit,
     ) -> Result<Self, Failure> {
         let db = dir.path().join("data/byoa.db");
         let mut config = Config::default();
@@ -107,8 +115,10 @@ impl TestGateway {
         let tokens = format!(
             "{OPERATOR_TOKEN}\n{SINGLE_FACTOR_TOKEN} security sam single-factor\n{PLAIN_OPERATOR_TOKEN} operator olga\n{VIEWER_TOKEN} viewer vera\n"
         );
+        // To find out, the real one reads this whole binary.
+        let outfit = Outfit { build: outfit.build.or(Some(|| Some(BUILD.into()))), ..outfit };
         let secrets = EnvSecrets { master_keys, operator_token: Some(tokens) };
-        let gateway = Box::pin(Gateway::start_with(config, secrets, clock.clone(), Outfit { watcher, ..Outfit::default() })).await?;
+        let gateway = Box::pin(Gateway::start_with(config, secrets, clock.clone(), outfit)).await?;
         let (public, operator) = (gateway.public, gateway.operator);
         Ok(Self { gateway, clock, public, operator, kept: Kept { dir, db } })
     }

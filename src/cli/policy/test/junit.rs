@@ -4,6 +4,7 @@ use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 
 use super::super::CliError;
 use super::of;
+use crate::cli::junit::{case, written};
 use crate::policy::LoadError;
 use crate::policy::mutate::Mutation;
 use crate::policy::table::{Outcome, Row, Run, Tables};
@@ -14,7 +15,7 @@ pub(super) fn report(tables: &Tables, run: &Run) -> Result<String, CliError> {
     let mut report = Report::new(NAME);
     for table in tables.tables() {
         let mut suite = TestSuite::new(table.name.clone());
-        suite.add_test_cases(of(table, tables, run).map(|(row, outcome)| case(row, outcome)));
+        suite.add_test_cases(of(table, tables, run).map(|(row, outcome)| of_row(row, outcome)));
         report.add_test_suite(suite);
     }
     written(&report)
@@ -38,38 +39,24 @@ pub(super) fn unreadable(error: &LoadError) -> Result<String, CliError> {
 /// The mutants that no row noticed, as failures; that there are none is one test that holds.
 pub(super) fn mutants(mutation: &Mutation) -> Result<String, CliError> {
     let mut suite = TestSuite::new("mutants");
-    let noticed = TestCase::new(format!("{} of {} are noticed", mutation.noticed(), mutation.total), TestCaseStatus::success());
-    suite.add_test_case(noticed);
+    suite.add_test_case(case("mutants", format!("{} of {} are noticed", mutation.noticed(), mutation.total), None));
     for survivor in &mutation.survivors {
-        let mut status = TestCaseStatus::non_success(NonSuccessKind::Failure);
-        status.set_message(format!("no row notices when this is left out: {}", super::mutants::said(survivor)));
-        if let Some(row) = &survivor.row {
-            status.set_description(row.clone());
-        }
         let place = &survivor.place;
-        let mut case = TestCase::new(format!("{} {}:{}", survivor.policy, place.file, place.line), status);
-        case.set_classname("mutants");
-        suite.add_test_case(case);
+        let message = format!("no row notices when this is left out: {}", super::mutants::said(survivor));
+        let wrong = Some((message, survivor.row.clone()));
+        suite.add_test_case(case("mutants", format!("{} {}:{}", survivor.policy, place.file, place.line), wrong));
     }
     let mut report = Report::new(NAME);
     report.add_test_suite(suite);
     written(&report)
 }
 
-fn case(row: &Row, outcome: &Outcome) -> TestCase {
-    let mut status = TestCaseStatus::success();
-    if !outcome.ok {
-        status = TestCaseStatus::non_success(NonSuccessKind::Failure);
-        status.set_message(format!("wants {}, got {}", row.want, outcome.got));
+fn of_row(row: &Row, outcome: &Outcome) -> TestCase {
+    let wrong = (!outcome.ok).then(|| {
         let places = outcome.got.policies.iter().zip(&outcome.decided).map(|(id, place)| format!("{id} {}:{}\n", place.file, place.line));
         let notes = outcome.errors.iter().map(|error| format!("{error}\n"));
-        status.set_description(format!("{}:{}\n{}", row.file, row.line, places.chain(notes).collect::<String>()));
-    }
-    let mut case = TestCase::new(row.name.clone(), status);
-    case.set_classname(row.table.clone());
-    case
-}
-
-fn written(report: &Report) -> Result<String, CliError> {
-    report.to_string().map_err(|e| CliError::Unable(e.to_string()))
+        let description = format!("{}:{}\n{}", row.file, row.line, places.chain(notes).collect::<String>());
+        (format!("wants {}, got {}", row.want, outcome.got), Some(description))
+    });
+    case(&row.table, row.name.clone(), wrong)
 }
