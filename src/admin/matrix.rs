@@ -246,7 +246,7 @@ impl Admin {
         let policy = self.engine.pin();
         let started_at = self.clock.now();
         let providers: Vec<_> = flags.iter().map(|flag| flag.provider).collect();
-        let exercise = Exercise { policies: Arc::clone(policy.texts()), now: started_at, providers };
+        let exercise = Exercise { policies: Arc::clone(policy.texts()), version: Arc::clone(policy.version()), now: started_at, providers };
         let run = Arc::new(Run {
             id: MatrixRunId::fresh(started_at),
             policy_version: Arc::clone(policy.version()),

@@ -1,4 +1,4 @@
-//! `byoa matrix`: the failure-path matrix, played by a running gateway, or here against a folder of policies. Floor 10.
+//! `byoa matrix`: the failure-path matrix, played by a running gateway, or here against a folder of policies. Floor 11.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -137,7 +137,7 @@ async fn here(provider: Option<&str>, dir: &Path, schema: &Path, format: RunForm
     let law =
         Snapshot::load(dir, schema, now).map_err(|error| CliError::Unable(format!("{}\n{}", error.code, faults(&error).trim_end())))?;
     let player = crate::matrix::player();
-    let exercise = Exercise { policies: Arc::clone(law.texts()), now, providers: providers.clone() };
+    let exercise = Exercise { policies: Arc::clone(law.texts()), version: Arc::clone(law.version()), now, providers: providers.clone() };
     let total = player.cases(&providers);
     let state = std::sync::Mutex::new((Progress::new(), 0, 0));
     let state = Arc::new(state);

@@ -42,8 +42,9 @@ pub(super) async fn run(config: Config) -> Result<(), CliError> {
     harden();
     let (mut term, mut int) = (listen_for(SignalKind::terminate())?, listen_for(SignalKind::interrupt())?);
     let outfit = Outfit { player: Some(matrix::player()), ..Outfit::default() };
-    let gateway =
-        Gateway::start_with(config, env_secrets(), Clock::system(), outfit).await.map_err(|f| CliError::Found(format!("{}: {}", f.code, f.detail)))?;
+    let gateway = Gateway::start_with(config, env_secrets(), Clock::system(), outfit)
+        .await
+        .map_err(|f| CliError::Found(format!("{}: {}", f.code, f.detail)))?;
     println!("listening public={} operator={}", gateway.public, gateway.operator);
     let _ = std::io::stdout().flush();
     tokio::select! {

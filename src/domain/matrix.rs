@@ -15,6 +15,8 @@ use super::installation::{Mode, ProviderKind};
 pub struct Exercise {
     /// The policies in force, as they were read: path below the policy folder, and text.
     pub policies: Arc<[(String, String)]>,
+    /// Their version: what is played against is another set where it is another one.
+    pub version: Arc<str>,
     /// The time by which they are in force.
     pub now: Timestamp,
     /// Whose rows are played.

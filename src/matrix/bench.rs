@@ -18,8 +18,8 @@ use crate::crypto;
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::installation::ProviderKind;
 use crate::domain::rollout::RolloutStage;
-use crate::policy::SCHEMA;
 use crate::policy::shipped::SHIPPED;
+use crate::policy::{SCHEMA, Snapshot};
 use crate::store::scratch::Scratch;
 
 /// What every case of a run is played against: the law, and the time by which it holds. Its folder holds the law's files for
@@ -27,6 +27,7 @@ use crate::store::scratch::Scratch;
 #[derive(Debug)]
 pub struct Setting {
     policies: Arc<[(String, String)]>,
+    version: Arc<str>,
     /// The time at which every case begins.
     pub now: Timestamp,
     folder: TempDir,
@@ -51,9 +52,16 @@ impl Setting {
         let folder = scratch()?;
         let schema = folder.path().join("gateway.cedarschema");
         std::fs::write(&schema, SCHEMA).map_err(said("the schema cannot be written"))?;
-        let setting = Self { policies, now, folder };
+        let mut setting = Self { policies, version: "".into(), now, folder };
         save(&setting.shared(), setting.policies.iter().map(|(path, text)| (path.as_str(), text.as_str())))?;
+        let law = Snapshot::load(&setting.shared(), &schema, now).map_err(|e| format!("the policies do not load: {e}"))?;
+        setting.version = Arc::clone(law.version());
         Ok(setting)
+    }
+
+    /// The version of its law.
+    pub fn version(&self) -> &Arc<str> {
+        &self.version
     }
 
     fn shared(&self) -> PathBuf {

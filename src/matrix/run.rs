@@ -38,7 +38,11 @@ impl Player for Embedded {
     fn play<'p>(&'p self, exercise: Exercise, tell: &'p (dyn Fn(PlayedCase) + Send + Sync)) -> Playing<'p> {
         Box::pin(async move {
             let plays = super::plays(&exercise.providers)?;
-            let setting = Arc::new(Setting::new(exercise.policies, exercise.now)?);
+            let setting = Setting::new(exercise.policies, exercise.now)?;
+            if *setting.version() != exercise.version {
+                return Err(format!("the policies that were given are the set {}, not {}", setting.version(), exercise.version));
+            }
+            let setting = Arc::new(setting);
             let work = Arc::new(Work { waiting: Mutex::new(VecDeque::from(plays)), first: Mutex::default() });
             let (done, mut played) = mpsc::unbounded_channel();
             let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);

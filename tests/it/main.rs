@@ -32,6 +32,7 @@ mod rollout;
 mod rotation;
 mod rotation_slack;
 mod routes;
+mod runbook;
 mod sdk;
 mod sdk_paths;
 mod sessions;

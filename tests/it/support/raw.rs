@@ -17,6 +17,11 @@ impl Connection {
         wire::Connection::open(to).await.map(Self)
     }
 
+    /// Writes, and does not wait for an answer.
+    pub async fn write(&mut self, bytes: &[u8]) -> bool {
+        self.0.write(bytes).await
+    }
+
     pub async fn send(&mut self, request: &Request) -> Option<Response> {
         self.0.send(request).await.unwrap()
     }
