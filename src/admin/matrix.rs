@@ -23,8 +23,8 @@ use crate::policy::action::RunMatrix;
 /// Why nothing that is played is evidence.
 pub(super) const BUILD_UNKNOWN: &str = "this build cannot be told from others: /proc/self/exe cannot be read";
 
-/// How long a run may take. It takes seconds; one that hangs must not keep the next from starting.
-const RUN_TIME_MAX: Duration = Duration::from_secs(600);
+/// How long a run may take, on the slowest machine. One that hangs must not keep the next from starting.
+const RUN_TIME_MAX: Duration = Duration::from_secs(3600);
 
 /// What is to be played.
 #[derive(Clone, Debug, Default, Deserialize)]

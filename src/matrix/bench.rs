@@ -52,6 +52,8 @@ impl Setting {
         let folder = scratch()?;
         let schema = folder.path().join("gateway.cedarschema");
         std::fs::write(&schema, SCHEMA).map_err(said("the schema cannot be written"))?;
+        // Rows stand at the edge of a second, and providers sign whole ones.
+        let now = Timestamp::from_secs(now.secs());
         let mut setting = Self { policies, version: "".into(), now, folder };
         save(&setting.shared(), setting.policies.iter().map(|(path, text)| (path.as_str(), text.as_str())))?;
         let law = Snapshot::load(&setting.shared(), &schema, now).map_err(|e| format!("the policies do not load: {e}"))?;
