@@ -29,6 +29,7 @@ mod prove;
 mod rates;
 mod reload;
 mod rollout;
+mod rollout_load;
 mod rotation;
 mod rotation_slack;
 mod routes;
