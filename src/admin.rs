@@ -1,6 +1,7 @@
 //! What operators do: one function a use case, whichever door it came through. Authorize, do, audit. Floor 7.
 
 pub mod document;
+mod future;
 pub mod import;
 pub mod keys;
 pub mod matrix;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, json};
 
 use super::document::{Document, is_mutable};
+use super::future::Future;
 use super::resources::Plan;
 use super::{Admin, AdminError, Asking};
 use crate::crypto;
@@ -20,7 +21,6 @@ use crate::domain::reason::ReasonCode;
 use crate::domain::record::{AuditRecord, Decision};
 use crate::policy::action::ApplyResources;
 use crate::store::ImportedSession;
-use crate::store::directory::{Claimed, Directory};
 
 /// Lines, or bindings, in one transaction where nothing else is asked for.
 pub const PAGE: usize = 100;
@@ -161,7 +161,7 @@ struct Line {
 #[derive(Debug, Default)]
 pub struct Rehearsal {
     cursor: String,
-    future: Directory,
+    future: Future,
     sessions: HashSet<SessionId>,
 }
 
@@ -201,14 +201,7 @@ impl Admin {
         let _one_at_a_time = self.changing.lock().await;
         let known = self.known_sessions(&page.lines).await?;
         let Rehearsal { future, sessions, .. } = self.rehearsed(&page)?;
-        let mut work = Work {
-            claimed: Claimed::by(future.installations.values().map(|i| &i.item)),
-            plan: self.plan(future),
-            known,
-            sessions,
-            fresh: Vec::new(),
-            now: self.clock.now(),
-        };
+        let mut work = Work { plan: self.plan(future), known, sessions, fresh: Vec::new(), now: self.clock.now() };
         let mut report = Report::default();
         for line in page.lines {
             let id = line.record.get("id").and_then(Json::as_str).map(str::to_owned);
@@ -247,7 +240,7 @@ impl Admin {
     /// Where a page starts from: what is there, or what the dry run before it would have left.
     fn rehearsed(&self, page: &Page) -> Result<Rehearsal, AdminError> {
         let Some(cursor) = page.cursor.as_ref().filter(|_| page.dry_run) else {
-            return Ok(Rehearsal { future: (*self.store.directory()).clone(), ..Rehearsal::default() });
+            return Ok(Rehearsal { future: Future::of(self.store.directory()), ..Rehearsal::default() });
         };
         let under_way = self.rehearsal.lock().unwrap_or_else(PoisonError::into_inner).take_if(|r| r.cursor == *cursor);
         under_way.ok_or_else(|| AdminError::new(ReasonCode::AdminVersionConflict, "this dry run is not under way; begin it again"))
@@ -293,7 +286,6 @@ struct SessionLine {
 /// A page under way.
 struct Work<'a> {
     plan: Plan<'a>,
-    claimed: Claimed,
     known: HashMap<SessionId, String>,
     sessions: HashSet<SessionId>,
     fresh: Vec<ImportedSession>,
@@ -321,7 +313,7 @@ impl Work<'_> {
             return skip(Cause::UnknownKind, format!("there is no kind `{kind}`; there are connection, binding and session"));
         }
         let org = needed(record.get("org").and_then(Json::as_str), "org")?;
-        let Some(org) = OrgId::parse(org).ok().filter(|org| self.plan.future.orgs.contains_key(org)) else {
+        let Some(org) = OrgId::parse(org).ok().filter(|org| self.plan.future.orgs().contains_key(org)) else {
             return skip(Cause::UnknownOrg, format!("there is no org `{org}`"));
         };
         let word = needed(taken_text(&mut record, "provider")?, "provider")?;
@@ -340,7 +332,7 @@ impl Work<'_> {
             return skip(Cause::Revoked, "it was revoked; connect the account anew");
         }
         let id = needed(record.get("id").and_then(Json::as_str).and_then(|id| InstallationId::parse(id).ok()), "id")?;
-        if let Some(there) = self.plan.future.installations.get(&id) {
+        if let Some(there) = self.plan.future.installations().get(&id) {
             return if there.item.org == *org { Ok(false) } else { skip(Cause::IdentityTaken, format!("id `{id}` is another org's")) };
         }
         let mode = match taken_text(&mut record, "profile_type")?.as_deref() {
@@ -361,16 +353,16 @@ impl Work<'_> {
         for spec in document.installations.drain(..) {
             self.plan.installation(spec)?;
         }
-        let Some(made) = self.plan.future.installations.get(&id).map(|i| i.item.clone()) else { return Ok(false) };
-        let taken = self.claimed.taken(&made);
+        let Some(made) = self.plan.future.installations().get(&id).map(|i| i.item.clone()) else { return Ok(false) };
+        let taken = self.plan.future.taken(&made);
         if let Some(account) = taken.first() {
             // It was not there before, so it is as if it had not been planned.
-            self.plan.future.installations.remove(&id);
+            self.plan.future.drop_new(&id);
             self.plan.changes.truncate(before.0);
             self.plan.applied.truncate(before.1);
             return skip(Cause::IdentityTaken, format!("account {account} is another installation's"));
         }
-        self.claimed.claim(&made);
+        self.plan.future.claim(&made);
         Ok(true)
     }
 
@@ -387,7 +379,7 @@ impl Work<'_> {
             Ownership::Platform => true,
             Ownership::Org(owner) => owner == org,
         };
-        let profiles = self.plan.future.profiles.values().map(|p| &p.item);
+        let profiles = self.plan.future.profiles().values().map(|p| &p.item);
         let mut fit = profiles.filter(|p| {
             let named = named.as_ref().is_none_or(|id| p.id.as_str() == id);
             let app = app_id.is_none() || p.app_id == app_id;
@@ -402,7 +394,7 @@ impl Work<'_> {
 
     fn binding(&mut self, org: &OrgId, provider: ProviderKind, mut record: Map<String, Json>) -> Taken {
         let id = needed(record.get("id").and_then(Json::as_str).and_then(|id| BindingId::parse(id).ok()), "id")?;
-        if let Some(there) = self.plan.future.bindings.get(&id) {
+        if let Some(there) = self.plan.future.bindings().get(&id) {
             return if there.item.org == *org { Ok(false) } else { skip(Cause::IdentityTaken, format!("id `{id}` is another org's")) };
         }
         let said = record.get("select").and_then(|s| s.get("provider")).and_then(Json::as_str);
@@ -445,7 +437,7 @@ impl Work<'_> {
         if let Some(there) = self.known.get(&id) {
             return if *there == org.as_str() { Ok(false) } else { skip(Cause::IdentityTaken, format!("id `{id}` is another org's")) };
         }
-        let agent = self.plan.future.agents.get(&line.agent).filter(|a| a.item.org.as_ref().is_none_or(|o| *o == org));
+        let agent = self.plan.future.agents().get(&line.agent).filter(|a| a.item.org.as_ref().is_none_or(|o| *o == org));
         if agent.is_none() {
             return skip(Cause::UnknownReference, format!("org `{org}` has no agent `{}`", line.agent));
         }

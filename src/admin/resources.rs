@@ -10,6 +10,7 @@ use base64::Engine as _;
 use serde_json::{Value as Json, json};
 
 use super::document::{AgentSpec, BindingSpec, Document, OrgSpec, ProfileSpec, SecretSpec, is_mutable};
+use super::future::Future;
 use super::{Admin, AdminError, Asking};
 use crate::crypto::envelope::Key;
 use crate::domain::clock::Timestamp;
@@ -52,7 +53,7 @@ impl Admin {
         let decision = self.authorize(asking, ApplyResources { operator: asking.facts() }, "resource.apply", "resources").await?;
         let document = Document::read(document)?;
         let _one_at_a_time = self.changing.lock().await;
-        let mut plan = self.plan((*self.store.directory()).clone());
+        let mut plan = self.plan(Future::of(self.store.directory()));
         plan.document(document)?;
         let applied = plan.applied.clone();
         if dry_run {
@@ -71,7 +72,7 @@ impl Admin {
     }
 
     /// A plan that starts from this state.
-    pub(super) fn plan(&self, future: Directory) -> Plan<'_> {
+    pub(super) fn plan(&self, future: Future) -> Plan<'_> {
         let (now, keys, said) = (self.clock.now(), RefCell::default(), BTreeMap::new());
         Plan { admin: self, future, now, keys, said, changes: Vec::new(), applied: Vec::new() }
     }
@@ -162,7 +163,7 @@ fn users_of(directory: &Directory, kind: &str, id: &str) -> Vec<String> {
 /// The state as it will be, resource by resource, and the changes that lead there.
 pub(super) struct Plan<'a> {
     admin: &'a Admin,
-    pub(super) future: Directory,
+    pub(super) future: Future,
     now: Timestamp,
     /// New keys of orgs that had none; kept together with what is sealed under them.
     keys: RefCell<BTreeMap<OrgId, Key>>,
@@ -205,16 +206,16 @@ impl<'a> Plan<'a> {
     /// Of agents that changed: whether the bindings that were there before still fit.
     fn native_secrets_fit(&self) -> Result<(), AdminError> {
         let changed = |id: &AgentId| self.applied.iter().any(|a| a.kind == "agents" && a.id == id.as_str() && a.action != "unchanged");
-        self.future.bindings.values().filter(|b| changed(&b.item.agent)).try_for_each(|b| self.native_secret_fits(&b.item))
+        self.future.bindings().values().filter(|b| changed(&b.item.agent)).try_for_each(|b| self.native_secret_fits(&b.item))
     }
 
     /// A provider's SDK takes no secret that the provider could not have given out, so an agent that wants native events of
     /// an installation has one of that form. Looked at whenever one of the two changes.
     fn native_secret_fits(&self, binding: &Binding) -> Result<(), AdminError> {
-        let agent = self.future.agents.get(&binding.agent);
+        let agent = self.future.agents().get(&binding.agent);
         let Some(agent) = agent.filter(|agent| agent.item.format == DeliveryFormat::Native) else { return Ok(()) };
         let provider = match &binding.installation {
-            Some(id) => self.future.installations.get(id).map(|i| i.item.provider),
+            Some(id) => self.future.installations().get(id).map(|i| i.item.provider),
             None => binding.select.provider,
         };
         let Some(provider) = provider else { return Ok(()) };
@@ -239,7 +240,7 @@ impl<'a> Plan<'a> {
         if org.id.as_str() == "platform" {
             return Err(AdminError::new(ReasonCode::AdminResourceInvalid, "orgs `platform`: the word means the platform itself"));
         }
-        let known = self.future.orgs.get(&org.id).map(|k| (k.item.clone(), k.secrets.clone()));
+        let known = self.future.orgs().get(&org.id).map(|k| (k.item.clone(), k.secrets.clone()));
         self.record(Resource::Org(org), known.map(|(o, s)| (Resource::Org(o), s)), vec![])
     }
 
@@ -252,7 +253,7 @@ impl<'a> Plan<'a> {
                 format!("{at}: endpoint `{}` is not an address agents may live on (https, no user, default port, public)", spec.endpoint),
             )
         })?;
-        let known = self.future.agents.get(&spec.id).map(|k| (k.item.clone(), k.secrets.clone()));
+        let known = self.future.agents().get(&spec.id).map(|k| (k.item.clone(), k.secrets.clone()));
         immutable(&at, "org", known.as_ref().map(|(k, _)| &k.org), &spec.org)?;
         let status = spec.status.or(known.as_ref().map(|(k, _)| k.status)).unwrap_or(AgentStatus::Active);
         let AgentSpec { id, org, endpoint, format, synchronous, .. } = spec;
@@ -272,7 +273,11 @@ impl<'a> Plan<'a> {
         let puts = sealing.puts;
         let token = puts.iter().find(|p| p.secret.field == field::TOKEN).map(|p| p.secret.fingerprint.clone());
         if let Some(token) = token
-            && self.future.agents.values().any(|a| a.item.id != agent.id && a.secret(field::TOKEN).is_some_and(|t| t.fingerprint == token))
+            && self
+                .future
+                .agents()
+                .values()
+                .any(|a| a.item.id != agent.id && a.secret(field::TOKEN).is_some_and(|t| t.fingerprint == token))
         {
             return Err(AdminError::new(ReasonCode::AdminIdentityTaken, format!("{at}: token is another agent's")));
         }
@@ -285,7 +290,7 @@ impl<'a> Plan<'a> {
             self.org_exists(&at, Some(org))?;
         }
         let provider = providers::of(spec.provider);
-        let known = self.future.profiles.get(&spec.id).map(|k| (k.item.clone(), k.secrets.clone()));
+        let known = self.future.profiles().get(&spec.id).map(|k| (k.item.clone(), k.secrets.clone()));
         let old = known.as_ref().map(|(k, _)| k);
         immutable(&at, "provider", old.map(|k| &k.provider), &spec.provider)?;
         mode_follows(&at, spec.mode, old.map_or(&spec.owner, |k| &k.owner).mode(), old.is_some())?;
@@ -307,7 +312,7 @@ impl<'a> Plan<'a> {
                 format!("{at}: ingress_id must be {INGRESS_ID_CHARS_MIN} to 128 of A-Z a-z 0-9 - _; leave it out for a random one");
             return Err(AdminError::new(ReasonCode::AdminResourceInvalid, detail));
         }
-        let taken = self.future.profiles.values().any(|p| p.item.id != spec.id && p.item.ingress_id == ingress_id);
+        let taken = self.future.profiles().values().any(|p| p.item.id != spec.id && p.item.ingress_id == ingress_id);
         if taken {
             return Err(AdminError::new(ReasonCode::AdminIdentityTaken, format!("{at}: ingress_id belongs to another profile")));
         }
@@ -354,7 +359,7 @@ impl<'a> Plan<'a> {
         let at = format!("bindings `{}`", spec.id);
         self.org_exists(&at, Some(&spec.org))?;
         let unknown = |what: String| AdminError::new(ReasonCode::AdminReferenceUnknown, format!("{at}: {what}"));
-        let known = self.future.bindings.get(&spec.id).map(|k| (k.item.clone(), k.secrets.clone()));
+        let known = self.future.bindings().get(&spec.id).map(|k| (k.item.clone(), k.secrets.clone()));
         let old = known.as_ref().map(|(k, _)| k);
         immutable(&at, "org", old.map(|k| &k.org), &spec.org)?;
         let (installation, mode) = match &spec.installation {
@@ -362,7 +367,7 @@ impl<'a> Plan<'a> {
             Some(id) => {
                 let found = self.future.installation_of(&spec.org, id).map(|i| i.item.clone());
                 let found = found.ok_or_else(|| unknown(format!("org `{}` has no installation `{id}`", spec.org)))?;
-                let was = old.and_then(|k| k.installation.as_ref()).and_then(|id| self.future.installations.get(id));
+                let was = old.and_then(|k| k.installation.as_ref()).and_then(|id| self.future.installations().get(id));
                 let mode = found.owner.mode();
                 immutable(&at, "mode", was.map(|i| i.item.owner.mode()).as_ref(), &mode)?;
                 mode_follows(&at, spec.mode, mode, old.is_some())?;
@@ -386,7 +391,7 @@ impl<'a> Plan<'a> {
                 (None, spec.mode)
             }
         };
-        let agent = self.future.agents.get(&spec.agent).map(|a| a.item.clone());
+        let agent = self.future.agents().get(&spec.agent).map(|a| a.item.clone());
         let agent = agent.filter(|a| a.org.as_ref().is_none_or(|o| *o == spec.org));
         let agent = agent.ok_or_else(|| unknown(format!("org `{}` has no agent `{}`", spec.org, spec.agent)))?;
         let select = &spec.select;
@@ -431,7 +436,7 @@ impl<'a> Plan<'a> {
 
     fn org_exists(&self, at: &str, org: Option<&OrgId>) -> Result<(), AdminError> {
         match org {
-            Some(org) if !self.future.orgs.contains_key(org) => {
+            Some(org) if !self.future.orgs().contains_key(org) => {
                 Err(AdminError::new(ReasonCode::AdminReferenceUnknown, format!("{at}: there is no org `{org}`")))
             }
             _ => Ok(()),

@@ -85,7 +85,7 @@ impl Lines {
             if chunk.is_empty() {
                 break;
             }
-            let (part, end) = match chunk.iter().position(|b| *b == b'\n') {
+            let (part, end) = match memchr::memchr(b'\n', chunk) {
                 Some(at) => (chunk.get(..at).unwrap_or_default(), true),
                 None => (chunk, false),
             };

@@ -101,6 +101,7 @@ pub struct Directory {
     pub(super) bindings_by_installation: HashMap<InstallationId, Vec<Arc<Kept<Binding>>>>,
     pub(super) legacy: HashMap<(OrgId, ProviderKind), Vec<Arc<Kept<Binding>>>>,
     pub(super) hearing: HashMap<(OrgId, ProviderKind), Vec<InstallationId>>,
+    claimed: Claimed,
     pub(super) disputed: HashSet<String>,
     pub(super) handed: HashMap<String, HandedOver>,
     pub(super) installations_by_agent: HashMap<AgentId, Vec<InstallationId>>,
@@ -128,6 +129,11 @@ impl Directory {
     pub fn disputed(&self, installation: &Installation) -> bool {
         !self.disputed.is_empty()
             && claims(installation).into_iter().chain(bot_owner(installation)).any(|(account, _)| self.disputed.contains(&account))
+    }
+
+    /// Who holds which account.
+    pub fn claimed(&self) -> &Claimed {
+        &self.claimed
     }
 
     /// An org's legacy bindings for a provider.
@@ -257,7 +263,7 @@ impl Directory {
                 self.accounts.entry((installation.item.profile.clone(), key)).or_insert_with(|| vec![installation.clone()]);
             }
         }
-        self.disputed = disputed(self.installations.values().filter(|i| !is_revoked(i)).map(|i| &i.item));
+        (self.claimed, self.disputed) = claimed(self.installations.values().filter(|i| !is_revoked(i)).map(|i| &i.item));
         let mut connected = Vec::new();
         for binding in self.bindings.values() {
             match (&binding.item.installation, binding.item.select.provider) {
@@ -291,21 +297,14 @@ impl Directory {
     }
 }
 
-/// Who holds which account: each has one owner overall and one installation per app.
-#[derive(Debug, Default)]
+/// Who holds which account: each has one owner overall and one installation per app. A revoked one let go of its own.
+#[derive(Clone, Debug, Default)]
 pub struct Claimed {
     owners: HashMap<String, String>,
     holders: HashSet<(String, ProfileId)>,
 }
 
 impl Claimed {
-    /// By the installations that are not revoked: those let go of theirs.
-    pub fn by<'a>(installations: impl Iterator<Item = &'a Installation>) -> Self {
-        let mut claimed = Self::default();
-        installations.filter(|i| i.status != InstallationStatus::Revoked).for_each(|i| claimed.claim(i));
-        claimed
-    }
-
     /// What an installation would claim and somebody else holds.
     pub fn taken(&self, installation: &Installation) -> Vec<String> {
         let other_owner = |(account, owner): &(String, String)| self.owners.get(account).is_some_and(|o| o != owner);
@@ -324,14 +323,14 @@ impl Claimed {
     }
 }
 
-/// The accounts that two owners hold, or two installations of one app.
-fn disputed<'a>(installations: impl Iterator<Item = &'a Installation>) -> HashSet<String> {
+/// Who holds what, and the accounts that two owners hold, or two installations of one app.
+fn claimed<'a>(installations: impl Iterator<Item = &'a Installation>) -> (Claimed, HashSet<String>) {
     let (mut claimed, mut disputed) = (Claimed::default(), HashSet::new());
     for installation in installations {
         disputed.extend(claimed.taken(installation));
         claimed.claim(installation);
     }
-    disputed
+    (claimed, disputed)
 }
 
 /// How an event's account is looked up.
@@ -381,35 +380,6 @@ pub fn bot_owner(installation: &Installation) -> Option<(String, String)> {
             Some((format!("telegram:bot:{bot_id}"), format!("{}:{}", installation.owner.as_str(), installation.profile)))
         }
         _ => None,
-    }
-}
-
-impl Directory {
-    /// Shows a resource as it will be, so that the next one of the same document may refer to it.
-    pub fn foresee(&mut self, resource: &super::Resource, secrets: Vec<SealedSecret>, updated: Timestamp) {
-        use super::Resource as R;
-        macro_rules! keep {
-            ($map:ident, $item:expr) => {
-                self.$map.insert($item.id.clone(), Arc::new(Kept { item: $item.clone(), secrets, updated }));
-            };
-        }
-        match resource {
-            R::Org(r) => {
-                keep!(orgs, r);
-            }
-            R::Agent(r) => {
-                keep!(agents, r);
-            }
-            R::Profile(r) => {
-                keep!(profiles, r);
-            }
-            R::Installation(r) => {
-                keep!(installations, r);
-            }
-            R::Binding(r) => {
-                keep!(bindings, r);
-            }
-        }
     }
 }
 

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::Value as Json;
 
 use super::super::document::BindingSpec;
+use super::super::future::Future;
 use super::super::{Admin, AdminError, Asking};
 use super::{Cause, PAGE, PAGE_MAX, Report, Skip, shown, skip};
 use crate::domain::ids::BindingId;
@@ -48,7 +49,7 @@ impl Admin {
         let page: Page = page.map_err(|e| AdminError::new(ReasonCode::AdminResourceInvalid, e.to_string()))?;
         let _one_at_a_time = self.changing.lock().await;
         let directory = self.store.directory();
-        let mut plan = self.plan((*directory).clone());
+        let mut plan = self.plan(Future::of(directory.clone()));
         let mut report = Report::default();
         let behind = page.cursor.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
         let mut bindings = directory.bindings.range::<BindingId, _>((behind, Bound::Unbounded)).map(|(_, b)| &b.item);

@@ -20,7 +20,7 @@ impl Plan<'_> {
         let unknown = |what: String| AdminError::new(ReasonCode::AdminReferenceUnknown, format!("{at}: {what}"));
         let profile = self
             .future
-            .profiles
+            .profiles()
             .get(&spec.profile)
             .map(|p| p.item.clone())
             .ok_or_else(|| unknown(format!("there is no profile `{}`", spec.profile)))?;
@@ -30,7 +30,7 @@ impl Plan<'_> {
             return Err(unknown(format!("profile `{}` belongs to org `{owner}`", profile.id)));
         }
         let account = account(&at, profile.provider, &spec.account)?;
-        let known = self.future.installations.get(&spec.id).map(|k| (k.item.clone(), k.secrets.clone()));
+        let known = self.future.installations().get(&spec.id).map(|k| (k.item.clone(), k.secrets.clone()));
         let old = known.as_ref().map(|(k, _)| k);
         mode_follows(&at, spec.mode, profile.owner.mode(), old.is_some())?;
         immutable(&at, "profile", old.map(|k| &k.profile), &spec.profile)?;
@@ -95,7 +95,7 @@ impl Plan<'_> {
             return Err(AdminError::new(ReasonCode::AdminResourceInvalid, detail));
         }
         if spec.refresh_token.is_some() {
-            let client = self.future.profiles.get(&profile.id);
+            let client = self.future.profiles().get(&profile.id);
             if !provider.refreshes() {
                 let detail = format!("{at}: {} has no tokens that are refreshed, so no refresh_token", profile.provider);
                 return Err(AdminError::new(ReasonCode::AdminResourceInvalid, detail));

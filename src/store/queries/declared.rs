@@ -205,16 +205,28 @@ fn taken(error: sqlx::Error, account: &str) -> StoreError {
     }
 }
 
+/// Lets go of what an installation holds. An account that nobody holds any more has no owner; a bot is held by who holds any of
+/// its chats.
 pub(super) async fn free_accounts(conn: &mut SqliteConnection, installation: &str) -> Result<(), StoreError> {
-    sqlx::query("DELETE FROM claims WHERE installation = $1").bind(installation).execute(&mut *conn).await.map_err(failed)?;
-    sqlx::query(
-        "DELETE FROM owners WHERE NOT EXISTS (SELECT 1 FROM claims c WHERE c.account = owners.account) \
-         AND NOT EXISTS (SELECT 1 FROM claims c WHERE c.account >= owners.account || '/' AND c.account < owners.account || '0')",
-    )
-    .execute(conn)
-    .await
-    .map(|_| ())
-    .map_err(failed)
+    let held: Vec<String> = sqlx::query_scalar("DELETE FROM claims WHERE installation = $1 RETURNING account")
+        .bind(installation)
+        .fetch_all(&mut *conn)
+        .await
+        .map_err(failed)?;
+    for account in &held {
+        let bot = account.rsplit_once('/').map(|(bot, _)| bot);
+        for account in bot.into_iter().chain([account.as_str()]) {
+            sqlx::query(
+                "DELETE FROM owners WHERE account = $1 AND NOT EXISTS (SELECT 1 FROM claims WHERE account = $1) \
+                 AND NOT EXISTS (SELECT 1 FROM claims WHERE account >= $1 || '/' AND account < $1 || '0')",
+            )
+            .bind(account)
+            .execute(&mut *conn)
+            .await
+            .map_err(failed)?;
+        }
+    }
+    Ok(())
 }
 
 async fn delete(conn: &mut SqliteConnection, kind: &str, id: &str, now: Timestamp) -> Result<(), StoreError> {
