@@ -11,6 +11,7 @@ use serde_json::{Value as Json, json};
 
 use super::document::{AgentSpec, BindingSpec, Document, OrgSpec, ProfileSpec, SecretSpec, is_mutable};
 use super::future::Future;
+use super::view::unchanged_since;
 use super::{Admin, AdminError, Asking};
 use crate::crypto::envelope::Key;
 use crate::domain::clock::Timestamp;
@@ -50,10 +51,32 @@ impl Admin {
     /// # Errors
     /// The first thing that is wrong, by resource and field; nothing was changed then.
     pub async fn apply(&self, asking: &Asking, document: Json, dry_run: bool) -> Result<Vec<Applied>, AdminError> {
+        self.apply_where(asking, document, dry_run, |_| Ok(())).await
+    }
+
+    /// Applies one resource, where it still is what `if_match` says.
+    ///
+    /// # Errors
+    /// `admin.version_conflict` where it is not, and those of [`Admin::apply`].
+    pub async fn put(&self, asking: &Asking, kind: &str, resource: Json, if_match: Option<&str>) -> Result<Vec<Applied>, AdminError> {
+        let id = resource.get("id").and_then(Json::as_str).unwrap_or_default().to_owned();
+        let unchanged = |directory: &Directory| unchanged_since(if_match, directory, kind, &id);
+        self.apply_where(asking, json!({kind: [resource]}), false, unchanged).await
+    }
+
+    async fn apply_where(
+        &self,
+        asking: &Asking,
+        document: Json,
+        dry_run: bool,
+        fits: impl Fn(&Directory) -> Result<(), AdminError>,
+    ) -> Result<Vec<Applied>, AdminError> {
         let decision = self.authorize(asking, ApplyResources { operator: asking.facts() }, "resource.apply", "resources").await?;
         let document = Document::read(document)?;
         let _one_at_a_time = self.changing.lock().await;
-        let mut plan = self.plan(Future::of(self.store.directory()));
+        let directory = self.store.directory();
+        fits(&directory)?;
+        let mut plan = self.plan(Future::of(directory));
         plan.document(document)?;
         let applied = plan.applied.clone();
         if dry_run {
@@ -101,11 +124,11 @@ impl Admin {
         Ok(())
     }
 
-    /// Removes a resource that nothing refers to.
+    /// Removes a resource that nothing refers to, where it still is what `if_match` says.
     ///
     /// # Errors
-    /// `admin.not_found`, `admin.in_use`.
-    pub async fn delete(&self, asking: &Asking, kind: &str, id: &str) -> Result<(), AdminError> {
+    /// `admin.not_found`, `admin.version_conflict`, `admin.in_use`.
+    pub async fn delete(&self, asking: &Asking, kind: &str, id: &str, if_match: Option<&str>) -> Result<(), AdminError> {
         let decision =
             self.authorize(asking, ApplyResources { operator: asking.facts() }, "resource.delete", &format!("{kind}/{id}")).await?;
         let _one_at_a_time = self.changing.lock().await;
@@ -114,6 +137,7 @@ impl Admin {
         let Some(kind) = kind.filter(|k| super::view::resource(&directory, k, id).is_some()) else {
             return Err(AdminError::new(ReasonCode::AdminNotFound, format!("there is no such resource `{id}`")));
         };
+        unchanged_since(if_match, &directory, kind, id)?;
         let users = users_of(&directory, kind, id);
         if !users.is_empty() {
             return Err(AdminError::new(ReasonCode::AdminInUse, format!("{kind}/{id} is used by {}", users.join(", "))));

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value as Json, json};
 
 use super::{Admin, AdminError, Asking};
+use crate::crypto;
 use crate::domain::ids::{AgentId, BindingId, InstallationId, OrgId, ProfileId};
 use crate::domain::installation::Installation;
 use crate::domain::reason::ReasonCode;
@@ -25,8 +26,35 @@ fn shown<T: serde::Serialize>(kept: &Kept<T>) -> Json {
     }
     // A digest is for comparing, not for showing whole.
     object.remove("declared");
+    let version = version(&object);
+    object.insert("version".into(), json!(version));
     object.insert("updated_at".into(), json!(kept.updated));
     Json::Object(object)
+}
+
+/// The digest of what is shown of a resource: another one wherever anything else is, a secret or a status too.
+fn version(object: &Map<String, Json>) -> String {
+    let digest = hex::encode(crypto::sha256(Json::Object(object.clone()).to_string().as_bytes()));
+    format!("{digest:.16}")
+}
+
+/// Whether a resource is what a change was planned against: `if_match` is what the header of that name says, the versions that
+/// fit or `*` for whatever is there.
+///
+/// # Errors
+/// `admin.version_conflict`.
+pub(super) fn unchanged_since(if_match: Option<&str>, directory: &Directory, kind: &str, id: &str) -> Result<(), AdminError> {
+    let Some(said) = if_match else { return Ok(()) };
+    let there = resource(directory, kind, id);
+    let now = there.as_ref().and_then(|r| r.get("version")).and_then(Json::as_str);
+    let fits =
+        |now: &str| said.split(',').map(str::trim).any(|v| v == "*" || v.strip_prefix('"').and_then(|v| v.strip_suffix('"')) == Some(now));
+    if now.is_some_and(fits) {
+        return Ok(());
+    }
+    // Not which version it is: whoever is told that has still not looked.
+    let is = if now.is_some() { "another version" } else { "not there" };
+    Err(AdminError::new(ReasonCode::AdminVersionConflict, format!("{kind}/{id} is {is} by now; look at it again, then decide")))
 }
 
 /// One resource.

@@ -10,7 +10,7 @@ use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::{HeaderMap, Request, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use serde_json::{Value, json};
 
 use super::Rooms;
@@ -155,16 +155,30 @@ pub(super) async fn put(State(rooms): State<Arc<Rooms>>, Path((kind, id)): Path<
             format!("PUT /v1/{{orgs,agents,profiles,installations,bindings}}/ID takes one resource whose id is the path's (`{id}`)");
         return Err(problem_response(ReasonCode::AdminResourceInvalid, &detail, &asking.request));
     }
-    let document = json!({kind.as_str(): [resource]});
-    let applied = rooms.admin.apply(&asking, document, false).await.map_err(|e| admin_error(&e, &asking.request))?;
+    let if_match = if_match(&parts.headers);
+    let applied = rooms.admin.put(&asking, &kind, resource, if_match.as_deref()).await.map_err(|e| admin_error(&e, &asking.request))?;
     let created = applied.iter().any(|a| a.action == "created");
     let shown = rooms.admin.resource(&asking, &kind, &id).await.map_err(|e| admin_error(&e, &asking.request))?;
-    Ok((if created { StatusCode::CREATED } else { StatusCode::OK }, Json(shown)).into_response())
+    Ok((if created { StatusCode::CREATED } else { StatusCode::OK }, tagged(shown)).into_response())
+}
+
+/// What `If-Match` says, all lines of it. What is no text is no version.
+fn if_match(headers: &HeaderMap) -> Option<String> {
+    let said: Vec<&str> = headers.get_all(header::IF_MATCH).iter().map(|v| v.to_str().unwrap_or_default()).collect();
+    (!said.is_empty()).then(|| said.join(","))
+}
+
+/// A resource with its version as the tag to come back with.
+fn tagged(shown: Value) -> Response {
+    let tag = shown.get("version").and_then(Value::as_str).and_then(|version| HeaderValue::try_from(format!("\"{version}\"")).ok());
+    let mut response = Json(shown).into_response();
+    response.headers_mut().extend(tag.map(|tag| (header::ETAG, tag)));
+    response
 }
 
 pub(super) async fn delete(State(rooms): State<Arc<Rooms>>, Path((kind, id)): Path<(String, String)>, headers: HeaderMap) -> Answer {
     let asking = asking(&rooms, &headers)?;
-    match rooms.admin.delete(&asking, &kind, &id).await {
+    match rooms.admin.delete(&asking, &kind, &id, if_match(&headers).as_deref()).await {
         Ok(()) => Ok(StatusCode::NO_CONTENT.into_response()),
         Err(error) => Err(admin_error(&error, &asking.request)),
     }
@@ -174,7 +188,9 @@ pub(super) async fn get(State(rooms): State<Arc<Rooms>>, Path((kind, id)): Path<
     let asking = asking(&rooms, &headers)?;
     let found = match kind.as_str() {
         "events" => rooms.admin.journey(&asking, &id).await,
-        kind if KINDS.contains(&kind) => rooms.admin.resource(&asking, kind, &id).await,
+        kind if KINDS.contains(&kind) => {
+            return rooms.admin.resource(&asking, kind, &id).await.map(tagged).map_err(|e| admin_error(&e, &asking.request));
+        }
         kind => rooms.admin.one(&asking, kind, &id).await,
     };
     shown(&asking, found)

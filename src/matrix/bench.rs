@@ -152,9 +152,24 @@ impl Bench {
 
     /// One call of the operator API, by somebody of the security team, or by somebody who may only look.
     pub(super) async fn operate(&self, viewer: bool, method: &str, target: &str, body: &Json) -> Result<Response, String> {
+        self.operate_if(viewer, method, target, body, None).await
+    }
+
+    /// The same, where the resource still has the version that was read.
+    pub(super) async fn operate_if(
+        &self,
+        viewer: bool,
+        method: &str,
+        target: &str,
+        body: &Json,
+        if_match: Option<&str>,
+    ) -> Result<Response, String> {
         let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
         let token = if viewer { &self.viewer } else { &self.token };
         let mut request = Request::post(target, body).json().header("authorization", format!("Bearer {token}"));
+        if let Some(version) = if_match {
+            request = request.header("if-match", version);
+        }
         request.method = method.into();
         once(self.gateway.operator, &request).await?.ok_or_else(|| "the operator listener hangs up".into())
     }

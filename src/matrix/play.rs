@@ -57,7 +57,7 @@ impl Stage<'_> {
         let metrics = bench.metrics().await?;
         seen.body = request.body.clone();
         match (&when.operate, when.silent_connections) {
-            (Some(operate), _) => seen.answer = Some(self.operate(&bench, operate).await?),
+            (Some(operate), _) => seen.answer = Some(self.operate(&bench, operate, None).await?),
             (None, Some(many)) => seen = self.among_silent(&bench, &request, many).await?,
             (None, None) => seen.see(bench.public, when, &request).await?,
         }
@@ -85,8 +85,9 @@ impl Stage<'_> {
         Ok(Played { wrong, shown, answer })
     }
 
-    pub(super) async fn operate(&self, bench: &Bench, operate: &Operate) -> Result<Response, String> {
-        bench.operate(operate.viewer, &operate.method, &self.fill(&operate.path), &self.filled(&operate.document)?).await
+    pub(super) async fn operate(&self, bench: &Bench, operate: &Operate, if_match: Option<&str>) -> Result<Response, String> {
+        let (path, document) = (self.fill(&operate.path), self.filled(&operate.document)?);
+        bench.operate_if(operate.viewer, &operate.method, &path, &document, if_match).await
     }
 
     /// Many connections that say nothing: others are served meanwhile, and the silent ones are closed in the end.

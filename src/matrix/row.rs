@@ -160,6 +160,8 @@ pub struct When {
 pub struct Operate {
     pub method: String,
     pub path: String,
+    /// The number of the earlier step whose answer's `ETag` goes along as `If-Match`.
+    pub if_match: Option<usize>,
     #[serde(default)]
     pub document: Value,
     /// By somebody who may look and do nothing.

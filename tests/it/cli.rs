@@ -97,6 +97,7 @@ fn settings() -> insta::Settings {
     settings.add_filter(r"[0-9a-f]{16} seals", "0123456789abcdef seals");
     settings.add_filter(r"version [0-9a-f]{12}", "version 0123456789ab");
     settings.add_filter(r"fingerprint: '?[0-9a-f]{12}'?", "fingerprint: 0123456789ab");
+    settings.add_filter(r"version: '?[0-9a-f]{16}'?", "version: 0123456789abcdef");
     settings.add_filter(r"\d+ policies", "N policies");
     settings.add_filter(r"\d+ cases of tables", "N cases of tables");
     settings.add_filter(r"\b[0-9a-f]{64}\b", "0".repeat(64));

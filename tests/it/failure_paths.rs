@@ -73,5 +73,5 @@ rows! {
     row_049 row_050 row_051 row_052 row_053 row_054 row_055 row_056 row_057 row_058 row_059 row_061 row_062 row_063 row_064 row_065
     row_066 row_067 row_068 row_069 row_070 row_071 row_072 row_073 row_074 row_075 row_076 row_077 row_078 row_079 row_080 row_081
     row_082 row_083 row_092 row_093 row_094 row_096 row_097 row_099 row_101 row_102 row_103 row_104 row_105 row_106 row_107 row_108
-    row_109 row_110 row_112 row_119 row_120 row_121 row_122 row_123
+    row_109 row_110 row_112 row_119 row_120 row_121 row_122 row_123 row_151 row_155
 }

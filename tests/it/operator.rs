@@ -6,7 +6,7 @@ use byoa_gateway::providers::{self, Sample};
 use serde_json::{Value, json};
 use sqlx::Connection as _;
 
-use super::support::gateway::TestGateway;
+use super::support::gateway::{OPERATOR_TOKEN, TestGateway};
 use super::support::raw::{Request, Response, once};
 use super::support::sign;
 use super::support::world::{self, App};
@@ -172,4 +172,63 @@ async fn a_stage_that_is_off_asks_a_tenants_webhooks_to_come_again_and_lets_the_
     let metrics = gateway.metrics().await;
     let refused = metrics.iter().find(|(series, _)| series.contains("rollout.stage_off") && series.contains("outcome=\"failed\""));
     assert_eq!(refused.map(|(_, value)| *value), Some(1.0), "{metrics:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_that_was_planned_against_another_version_is_none() {
+    let gateway = TestGateway::start(NOW).await;
+    gateway.applied(&world::document_with_credentials(ProviderKind::Slack)).await;
+    let agent = |path: &str| json!({"org": "acme", "endpoint": format!("http://127.0.0.1:9/{path}")});
+    let put = async |body: &Value, if_match: Option<&str>| {
+        gateway.operate_if(OPERATOR_TOKEN, "PUT", "/v1/agents/acme-agent", body, if_match).await
+    };
+    let read = async |path: &str| {
+        let answer = gateway.operate("GET", path, &Value::Null).await;
+        let tag = answer.header("etag").unwrap().to_owned();
+        assert_eq!(format!("\"{}\"", answer.json()["version"].as_str().unwrap()), tag, "{path}");
+        tag
+    };
+    let first = read("/v1/agents/acme-agent").await;
+    assert_eq!(first, read("/v1/agents/acme-agent").await, "reading changes nothing");
+    assert_ne!(first, read("/v1/agents/globex-agent").await);
+    assert_eq!(gateway.operate("GET", "/v1/agents", &Value::Null).await.json()["items"][0]["version"], first.trim_matches('"'));
+
+    // Of several who planned against the same one does; the others may look again.
+    let bodies: Vec<Value> = (0..8).map(|n| agent(&format!("events/{n}"))).collect();
+    let answers = futures_util::future::join_all(bodies.iter().map(|body| put(body, Some(&first)))).await;
+    let told = |status: u16| answers.iter().filter(|a| a.status == status).count();
+    assert_eq!((told(200), told(409)), (1, 7));
+    assert!(answers.iter().filter(|a| a.status == 409).all(|a| a.json()["code"] == "admin.version_conflict"));
+    let second = answers.iter().find(|a| a.status == 200).unwrap().header("etag").unwrap().to_owned();
+    assert_eq!(second, read("/v1/agents/acme-agent").await, "what is answered is what is there");
+    let updates = "SELECT seq FROM audit WHERE action = 'resource.update'";
+    assert_eq!(gateway.kept.rows(updates).await.len(), 1);
+
+    // Which of several, whatever there is, and what is no version at all.
+    assert_eq!(put(&agent("events"), Some(&format!("{first}, {second}"))).await.status, 200);
+    for (if_match, status) in
+        [("*", 200), (second.as_str(), 409), (second.trim_matches('"'), 409), ("W/\"\"", 409), ("", 409), ("\u{e9}", 409)]
+    {
+        assert_eq!(put(&agent("events"), Some(if_match)).await.status, status, "{if_match}");
+    }
+    let third = read("/v1/agents/acme-agent").await;
+    assert_eq!(third, first, "the same again is the same version");
+    // A secret is part of what was read, though it does not show.
+    let mut other = agent("events");
+    other["token"] = json!({"value": "agt_acme_another_7d2k5"});
+    assert_eq!(put(&other, Some(&third)).await.status, 200);
+    assert_eq!(put(&agent("other"), Some(&third)).await.status, 409);
+    assert_eq!(put(&agent("other"), None).await.status, 200, "who asks for no version is not asked for one");
+
+    // What is gone, or was never there, is no version that anybody read.
+    let delete =
+        async |path: &str, if_match: &str| gateway.operate_if(OPERATOR_TOKEN, "DELETE", path, &Value::Null, Some(if_match)).await.status;
+    let binding = read("/v1/bindings/slack-acme").await;
+    assert_eq!((delete("/v1/bindings/slack-acme", &first).await, delete("/v1/bindings/slack-acme", &binding).await), (409, 204));
+    assert_eq!(delete("/v1/bindings/slack-acme", &binding).await, 404);
+    let again = json!({"org": "acme", "installation": "slack-acme", "agent": "acme-agent"});
+    for if_match in [binding.as_str(), "*"] {
+        assert_eq!(gateway.operate_if(OPERATOR_TOKEN, "PUT", "/v1/bindings/slack-acme", &again, Some(if_match)).await.status, 409);
+    }
+    assert_eq!(gateway.operate("PUT", "/v1/bindings/slack-acme", &again).await.status, 201);
 }

@@ -159,7 +159,9 @@ async fn from_canary_to_on(desk: &Desk) {
     desk.soak().await;
     // A clock that was set back is no soak.
     desk.gateway.clock.step_ms(-7_200_000);
-    assert_eq!(desk.post("slack/promote", json!({})).await, gate);
+    assert_eq!(desk.post("slack/promote", json!({})).await, gate, "evidence of tomorrow");
+    desk.matrix_run(0, 0, None, BUILD).await;
+    assert_eq!(desk.post("slack/promote", json!({})).await, "409 rollout.not_soaked");
     desk.gateway.clock.step_ms(7_200_000);
     assert_eq!(desk.post("slack/promote", json!({"version": 2})).await, "409 admin.version_conflict");
     assert_eq!(desk.post("slack/promote", json!({"reason": "soaked"})).await, "200 on");

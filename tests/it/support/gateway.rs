@@ -130,8 +130,14 @@ impl TestGateway {
 
     /// The same by somebody else.
     pub async fn operate_as(&self, token: &str, method: &str, target: &str, body: &Value) -> Response {
+        self.operate_if(token, method, target, body, None).await
+    }
+
+    /// The same, where the resource still has the version that was read.
+    pub async fn operate_if(&self, token: &str, method: &str, target: &str, body: &Value, if_match: Option<&str>) -> Response {
         let body = if body.is_null() { Vec::new() } else { serde_json::to_vec(body).unwrap() };
         let mut request = Request::post(target, body).json().header("authorization", format!("Bearer {token}"));
+        request.headers.extend(if_match.map(|version| ("if-match".to_owned(), version.as_bytes().to_vec())));
         request.method = method.into();
         once(self.operator, &request).await.expect("the operator listener answers")
     }
