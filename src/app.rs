@@ -24,7 +24,7 @@ use crate::ingress::Ingress;
 use crate::ingress::unproved::{FLUSH_EVERY_MS, Unproved};
 use crate::policy::accept::{Passed, Terms};
 use crate::policy::reload::{Done, Reloader, Status};
-use crate::policy::{Engine, History};
+use crate::policy::{Engine, History, Snapshot};
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
 use crate::transport::Transport;
@@ -51,6 +51,8 @@ pub struct Outfit {
     pub player: Option<Arc<dyn Player>>,
     /// Which build this is; asked of the running executable where it is left out.
     pub build: Option<fn() -> Option<Arc<str>>>,
+    /// A law that was accepted already; read and accepted anew where the folder holds another one.
+    pub law: Option<Arc<Snapshot>>,
 }
 
 /// A gateway that answers.
@@ -84,9 +86,10 @@ impl Gateway {
     /// # Errors
     /// As [`Gateway::start`].
     pub async fn start_with(config: Config, secrets: EnvSecrets, clock: Clock, outfit: Outfit) -> Result<Self, Failure> {
-        let Outfit { watcher, player, build } = outfit;
+        let Outfit { watcher, player, build, law } = outfit;
         let terms = Terms::from(&config.policies);
-        let read = terms.read().and_then(|sources| terms.accept(&sources, clock.now()).map(|passed| (sources, passed)));
+        let read =
+            terms.read().and_then(|sources| terms.accept_again(&sources, law.as_deref(), clock.now()).map(|passed| (sources, passed)));
         let (sources, Passed { snapshot, rows }) = read.map_err(|e| Failure::new(e.code, e))?;
         let metrics = Arc::new(Metrics::new(snapshot.version()));
         let engine = Engine::new(snapshot);

@@ -27,11 +27,14 @@ use crate::store::scratch::Scratch;
 #[derive(Debug)]
 pub struct Setting {
     policies: Arc<[(String, String)]>,
-    version: Arc<str>,
+    law: Arc<Snapshot>,
     /// The time at which every case begins.
     pub now: Timestamp,
     folder: TempDir,
 }
+
+/// Where a setting keeps its policies.
+const SHARED: &str = "policies";
 
 /// How often it is asked whether a set was rejected yet.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -54,20 +57,19 @@ impl Setting {
         std::fs::write(&schema, SCHEMA).map_err(said("the schema cannot be written"))?;
         // Rows stand at the edge of a second, and providers sign whole ones.
         let now = Timestamp::from_secs(now.secs());
-        let mut setting = Self { policies, version: "".into(), now, folder };
-        save(&setting.shared(), setting.policies.iter().map(|(path, text)| (path.as_str(), text.as_str())))?;
-        let law = Snapshot::load(&setting.shared(), &schema, now).map_err(|e| format!("the policies do not load: {e}"))?;
-        setting.version = Arc::clone(law.version());
-        Ok(setting)
+        let shared = folder.path().join(SHARED);
+        save(&shared, policies.iter().map(|(path, text)| (path.as_str(), text.as_str())))?;
+        let law = Snapshot::load(&shared, &schema, now).map_err(|e| format!("the policies do not load: {e}"))?;
+        Ok(Self { policies, law: Arc::new(law), now, folder })
     }
 
     /// The version of its law.
     pub fn version(&self) -> &Arc<str> {
-        &self.version
+        self.law.version()
     }
 
     fn shared(&self) -> PathBuf {
-        self.folder.path().join("policies")
+        self.folder.path().join(SHARED)
     }
 }
 
@@ -138,7 +140,13 @@ impl Bench {
         let clock = Clock::manual(setting.now);
         let (token, viewer) = (token()?, token()?);
         let secrets = EnvSecrets { master_keys: None, operator_token: Some(format!("{token}\n{viewer} viewer vera\n")) };
-        let gateway = Box::pin(Gateway::start_with(config, secrets, clock.clone(), Outfit::default())).await;
+        let gateway = Box::pin(Gateway::start_with(
+            config,
+            secrets,
+            clock.clone(),
+            Outfit { law: Some(Arc::clone(&setting.law)), ..Outfit::default() },
+        ))
+        .await;
         let gateway = gateway.map_err(|f| format!("the gateway does not start: {}: {}", f.code, f.detail))?;
         let store = Scratch::open(&db).await.map_err(|e| e.to_string())?;
         let public = gateway.public;
