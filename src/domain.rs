@@ -4,6 +4,7 @@
 
 pub mod clock;
 pub mod delivery;
+pub mod guard;
 pub mod ids;
 pub mod installation;
 pub mod lifecycle;

@@ -15,6 +15,7 @@ use http::Method;
 use crate::authn::webhook::{Binding, Identified, Proved, Said, Verified, identify};
 use crate::crypto::sha256;
 use crate::domain::clock::Clock;
+use crate::domain::guard::{Guard, stands};
 use crate::domain::ids::{EventId, OrgId};
 use crate::domain::installation::AppProfile;
 use crate::domain::lifecycle::{LifecycleChange, Shift, Shifted};
@@ -91,14 +92,14 @@ impl Ingress {
             self.handshake_seen(head, claimed).await;
             return Ok(Outcome::Handshake(challenge));
         }
-        if head.method != Method::POST {
+        if head.method != Method::POST && stands(Guard::Method) {
             return Err(refuse(ReasonCode::IngressMethod));
         }
         let body_bytes_max = within_limits(head, &identified).map_err(refuse)?;
         if !self.store.has_room() {
             return Err(refuse(ReasonCode::IngressOverloaded));
         }
-        if identified.provider().edge().signs_time && self.clock.is_suspect() {
+        if identified.provider().edge().signs_time && self.clock.is_suspect() && stands(Guard::ClockBelieved) {
             return Err(stop(
                 Failure::new(ReasonCode::ClockSuspect, "signed times are not judged until the clock is believed again").into(),
             ));
@@ -255,7 +256,11 @@ impl Ingress {
         let refused: Vec<ReasonCode> = request.refusals.iter().map(|r| r.code).collect();
         let request_id = request.request.clone();
         let legacy: Vec<bool> = request.events.iter().map(|e| e.route.legacy).collect();
-        let accepted = self.store.accept_inbound(request).await.map_err(Failure::from)?;
+        let accepted = match self.store.accept_inbound(request).await {
+            Ok(accepted) => accepted,
+            Err(_) if !stands(Guard::CommittedBeforeAck) => return Ok(Outcome::Settled),
+            Err(error) => return Err(Failure::from(error).into()),
+        };
         self.shifted(&accepted.shifted);
         let mode = Some(profile.owner.mode());
         for (acceptance, legacy) in accepted.events.into_iter().zip(legacy) {
@@ -338,14 +343,14 @@ fn org_of(profile: &AppProfile) -> Option<OrgId> {
 fn within_limits(head: &RequestHead, identified: &Identified) -> Result<usize, ReasonCode> {
     let edge = identified.provider().edge();
     let coded = head.headers.get_all(http::header::CONTENT_ENCODING).iter().any(|v| !v.as_bytes().eq_ignore_ascii_case(b"identity"));
-    if coded {
+    if coded && stands(Guard::ContentEncoding) {
         return Err(ReasonCode::IngressEncodingUnsupported);
     }
-    if !edge.media_types.contains(&head.media_type().as_str()) {
+    if !edge.media_types.contains(&head.media_type().as_str()) && stands(Guard::MediaType) {
         return Err(ReasonCode::IngressMediaType);
     }
     let declared = head.headers.get(http::header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<usize>().ok());
-    if declared.is_some_and(|n| n > edge.body_bytes_max) {
+    if declared.is_some_and(|n| n > edge.body_bytes_max) && stands(Guard::DeclaredLength) {
         return Err(ReasonCode::IngressBodyTooLarge);
     }
     Ok(edge.body_bytes_max)

@@ -316,6 +316,9 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::string_slice))]
 
+#[cfg(all(feature = "break-guards", not(debug_assertions)))]
+compile_error!("break-guards takes guards out: it is for tests and never for a gateway that serves");
+
 pub mod admin;
 pub mod app;
 pub mod authn;

@@ -114,16 +114,16 @@ impl Snapshot {
         Self { law, caches: action::Caches::default(), loaded_at: self.loaded_at, texts, shadow }
     }
 
+    /// The same set under another law.
+    fn under(&self, law: decide::Law) -> Self {
+        let (texts, shadow) = (Arc::clone(&self.texts), self.shadow.clone());
+        Self { law: Arc::new(law), caches: action::Caches::default(), loaded_at: self.loaded_at, texts, shadow }
+    }
+
     /// This set as it is then, where policies have ended by their `@until`; none where it is this one.
     fn ended_by(&self, now: Timestamp) -> Result<Option<Self>, String> {
         let law = self.law.ended_by(now)?;
-        Ok(law.map(|law| Self {
-            law: Arc::new(law),
-            caches: action::Caches::default(),
-            loaded_at: now,
-            texts: Arc::clone(&self.texts),
-            shadow: self.shadow.clone(),
-        }))
+        Ok(law.map(|law| Self { loaded_at: now, ..self.under(law) }))
     }
 
     /// Its policies that have ended by their `@until`, and when: no part of it any more.

@@ -15,6 +15,7 @@ use url::Url;
 
 pub use guard::agent_url;
 
+use crate::domain::guard::{Guard, stands};
 use crate::domain::reason::{Failure, ReasonCode};
 use crate::wire::{WireRequest, WireResponse};
 
@@ -212,7 +213,7 @@ fn client(resolver: Option<Arc<guard::Resolver>>) -> Result<reqwest::Client, Fai
 fn builder(resolver: Option<Arc<guard::Resolver>>, connect_timeout: Duration) -> reqwest::ClientBuilder {
     let builder = reqwest::Client::builder()
         .user_agent(concat!("byoa-gateway/", env!("CARGO_PKG_VERSION")))
-        .redirect(reqwest::redirect::Policy::none())
+        .redirect(if stands(Guard::RedirectNotFollowed) { reqwest::redirect::Policy::none() } else { reqwest::redirect::Policy::default() })
         .retry(reqwest::retry::never())
         .referer(false)
         .no_proxy()

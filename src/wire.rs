@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method};
 
 use crate::domain::clock::Timestamp;
+use crate::domain::guard::{Guard, stands};
 use crate::domain::ids::RequestId;
 use crate::domain::installation::ProviderKind;
 use crate::domain::reason::ReasonCode;
@@ -44,8 +45,10 @@ impl RequestHead {
     /// be a guess.
     pub fn only(&self, name: &str, absent: ReasonCode) -> Result<&[u8], ReasonCode> {
         let mut values = self.headers.get_all(name).iter();
-        let first = values.next().ok_or(absent)?;
-        if values.next().is_some() {
+        let Some(first) = values.next() else {
+            return if stands(Guard::HeaderThere) { Err(absent) } else { Ok(&[]) };
+        };
+        if values.next().is_some() && stands(Guard::HeaderOnce) {
             return Err(ReasonCode::AuthnHeaderDuplicated);
         }
         Ok(first.as_bytes())

@@ -7,6 +7,7 @@ use serde_json::Value as Json;
 
 use super::AdminError;
 use crate::domain::clock::Timestamp;
+use crate::domain::guard::{Guard, stands};
 use crate::domain::ids::{AgentId, BindingId, InstallationId, OrgId, ProfileId};
 use crate::domain::installation::{
     AgentStatus, AnswerKind, DeliveryFormat, ExternalAccount, Former, InstallationStatus, Mode, Ownership, ProviderKind, Selector,
@@ -210,7 +211,8 @@ fn secrets_in_form(item: &Json) -> Result<(), String> {
 /// Whether text is a name, handle or e-mail address rather than an id: such change hands, and who takes one over would take
 /// over what is tied to it.
 pub(super) fn is_mutable(text: &str) -> bool {
-    text.contains('@') || text.starts_with('#') || text.chars().any(char::is_whitespace)
+    let changes_hands = text.contains('@') || text.starts_with('#') || text.chars().any(char::is_whitespace);
+    changes_hands && stands(Guard::PrincipalMutable)
 }
 
 /// Reads an account as its provider names one.

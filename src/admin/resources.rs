@@ -15,6 +15,7 @@ use super::view::unchanged_since;
 use super::{Admin, AdminError, Asking};
 use crate::crypto::envelope::Key;
 use crate::domain::clock::Timestamp;
+use crate::domain::guard::{Guard, stands};
 use crate::domain::ids::{AgentId, CredentialId, OrgId};
 use crate::domain::installation::{Agent, AgentStatus, AppProfile, Binding, DeliveryFormat, ExternalAccount, Mode, Org, Ownership};
 use crate::domain::reason::ReasonCode;
@@ -498,7 +499,8 @@ impl<'a> Plan<'a> {
 
 impl Sealing<'_, '_> {
     fn required(&mut self, at: &str, name: &'static str, spec: Option<SecretSpec>, chars_min: usize) -> Result<(), AdminError> {
-        if spec.is_none() && !self.known.iter().any(|s| s.field == name && s.slot == "current") {
+        let there = spec.is_some() || self.known.iter().any(|s| s.field == name && s.slot == "current");
+        if !there && stands(Guard::SecretRequired) {
             return Err(AdminError::new(ReasonCode::AdminSecretRequired, format!("{at}: {name} is required")));
         }
         self.optional(at, name, spec, chars_min)
@@ -537,7 +539,8 @@ impl Sealing<'_, '_> {
 
 /// Whether a text may be a profile's signing secret: long enough, of the provider's form, no placeholder.
 pub(super) fn fit_signing_secret(at: &str, provider: &dyn Provider, value: &Secret) -> Result<(), AdminError> {
-    if secret::judge(value.expose(), 1).is_ok() && !provider.secret_form(value.expose().trim()) {
+    let formed = provider.secret_form(value.expose().trim()) || !stands(Guard::SecretForm);
+    if secret::judge(value.expose(), 1).is_ok() && !formed {
         let detail = format!("{at}: signing_secret has characters that {} does not use", provider.kind());
         return Err(AdminError::new(ReasonCode::AdminSecretWeak, detail));
     }
@@ -556,7 +559,7 @@ fn judge(at: &str, name: &str, value: &Secret, chars_min: usize) -> Result<(), A
 
 fn immutable<T: PartialEq>(at: &str, name: &str, old: Option<&T>, new: &T) -> Result<(), AdminError> {
     match old {
-        Some(old) if old != new => {
+        Some(old) if old != new && stands(Guard::FieldImmutable) => {
             Err(AdminError::new(ReasonCode::AdminFieldImmutable, format!("{at}: {name} is set once; make a new resource")))
         }
         _ => Ok(()),

@@ -10,6 +10,7 @@ use serde_json::{Value as Json, json};
 use super::matrix::BUILD_UNKNOWN;
 use super::{Admin, AdminError, Asking};
 use crate::domain::clock::Timestamp;
+use crate::domain::guard::{Guard, stands};
 use crate::domain::ids::OrgId;
 use crate::domain::installation::{Mode, ProviderKind};
 use crate::domain::reason::ReasonCode;
@@ -360,19 +361,19 @@ impl Admin {
     }
 
     fn not_green(&self, record: &FlagRecord, run: Option<&MatrixRun>, build: Option<&str>, now: Timestamp) -> Option<String> {
-        let Some(run) = run else { return Some("no matrix run for it is stored".into()) };
+        let Some(run) = run else { return stands(Guard::MatrixThere).then(|| "no matrix run for it is stored".into()) };
         let Some(build) = build else { return Some(BUILD_UNKNOWN.into()) };
         let age_ms = now.ms() - run.at.ms();
         let version = self.engine.pin().version().to_string();
-        if run.seq <= record.rolled_back_run {
+        if run.seq <= record.rolled_back_run && stands(Guard::RollBackVoids) {
             Some("the last matrix run is from before the last roll-back".into())
-        } else if run.policy_version != version {
+        } else if run.policy_version != version && stands(Guard::MatrixOfPolicies) {
             Some("the last matrix run was against other policies than those in force".into())
         } else if run.build != build {
             Some(format!("the last matrix run was made by build {}, this is {build}", run.build))
         } else if !(0..=i64::from(self.rollout.matrix_max_age_hours) * 3_600_000).contains(&age_ms) {
             Some(format!("the last matrix run is of {}, more than {} h away", run.at, self.rollout.matrix_max_age_hours))
-        } else if run.red > 0 || run.played == 0 {
+        } else if (run.red > 0 || run.played == 0) && stands(Guard::MatrixGreen) {
             Some(format!("{} of {} cases of the last matrix run were red", run.red, run.played))
         } else {
             None

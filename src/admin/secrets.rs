@@ -10,6 +10,7 @@ use super::resources::{OVERLAP_MS, OVERLAP_MS_MAX, fit_signing_secret};
 use super::view::resource;
 use super::{Admin, AdminError, Asking};
 use crate::domain::clock::Timestamp;
+use crate::domain::guard::{Guard, stands};
 use crate::domain::ids::{CredentialId, ProfileId};
 use crate::domain::installation::AppProfile;
 use crate::domain::reason::ReasonCode;
@@ -144,7 +145,8 @@ impl Admin {
         }
         let mut line = asking.line(&self.clock, "secret.revoke", target, Some(&decision));
         line.org = directory.org_of(KIND, id);
-        self.store.apply(vec![found.drop_previous()], vec![line], now).await?;
+        let dropped = stands(Guard::RevokedDropped).then(|| found.drop_previous());
+        self.store.apply(dropped.into_iter().collect(), vec![line], now).await?;
         self.shown_profile(id)
     }
 

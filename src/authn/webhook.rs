@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use super::principal::Sender;
 use crate::domain::clock::Timestamp;
+use crate::domain::guard::{Guard, stands};
 use crate::domain::installation::{AppProfile, ExternalAccount, Installation, Ownership};
 use crate::domain::message::{AccountClaim, InboundEvent};
 use crate::domain::reason::{Failure, ReasonCode, Stop};
@@ -29,12 +30,12 @@ pub struct Identified {
 /// `authn.unknown_locator`, `authn.installation_gone`, `authn.verifier_unknown`.
 pub fn identify(head: &RequestHead, directory: &Directory) -> Result<Identified, Stop> {
     let profile = match directory.locate(&head.ingress_id) {
-        Some(Locator::Profile(profile)) if profile.item.provider == head.provider => profile.clone(),
-        Some(Locator::Gone(_)) => return Err(ReasonCode::AuthnInstallationGone.into()),
+        Some(Locator::Profile(profile)) if profile.item.provider == head.provider || !stands(Guard::ProviderOfAddress) => profile.clone(),
+        Some(Locator::Gone(_)) if stands(Guard::Tombstone) => return Err(ReasonCode::AuthnInstallationGone.into()),
         _ => return Err(ReasonCode::AuthnUnknownLocator.into()),
     };
     let provider = providers::of(profile.item.provider);
-    if profile.item.verifier != provider.verifier() {
+    if profile.item.verifier != provider.verifier() && stands(Guard::VerifierKnown) {
         let detail = format!("profile `{}` has verifier {}", profile.item.id, profile.item.verifier);
         return Err(Failure::new(ReasonCode::AuthnVerifierUnknown, detail).into());
     }
@@ -185,13 +186,15 @@ fn bind(profile: &AppProfile, claim: &AccountClaim, directory: &Directory) -> Re
     // The database forbids an account of two; should it happen all the same, the first of several would be a guess, and so
     // would the one that is left of an account that two owners hold.
     let one = |found: &[Arc<Kept<Installation>>], account: &str| match found {
-        [one] if !directory.disputed(&one.item) => Ok(vec![one.clone()]),
+        [one] if !directory.disputed(&one.item) || !stands(Guard::OneOwner) => Ok(vec![one.clone()]),
+        [first, ..] if !stands(Guard::OneInstallation) => Ok(vec![first.clone()]),
+        [] if !stands(Guard::AccountOfProfile) => Ok(guessed(profile, directory)),
         [] => Err(stranger(profile, account, directory)),
         _ => Err(ReasonCode::AuthnRouteAmbiguous),
     };
     match claim {
         AccountClaim::Slack { app_id, team_id, enterprise_id, org_wide } => {
-            if profile.app_id.is_some() && *app_id != profile.app_id {
+            if profile.app_id.is_some() && *app_id != profile.app_id && stands(Guard::AppOfProfile) {
                 return Err(ReasonCode::AuthnTenantMismatch);
             }
             let key = match (org_wide, team_id, enterprise_id) {
@@ -213,7 +216,7 @@ fn bind(profile: &AppProfile, claim: &AccountClaim, directory: &Directory) -> Re
             let found: Vec<_> = directory
                 .by_account(&profile.id, &key)
                 .iter()
-                .filter(|i| matches!(&i.item.account, ExternalAccount::WhatsApp { waba_id: own, .. } if own == waba_id))
+                .filter(|i| matches!(&i.item.account, ExternalAccount::WhatsApp { waba_id: own, .. } if own == waba_id || !stands(Guard::BusinessOfNumber)))
                 .cloned()
                 .collect();
             let whole = phone_number_id.is_none() && found.len() > 1 && !found.iter().any(|i| directory.disputed(&i.item));
@@ -222,12 +225,17 @@ fn bind(profile: &AppProfile, claim: &AccountClaim, directory: &Directory) -> Re
     }
 }
 
+/// What would be taken if no account were asked for: the first installation of the profile.
+fn guessed(profile: &AppProfile, directory: &Directory) -> Vec<Arc<Kept<Installation>>> {
+    directory.installations.values().find(|i| i.item.profile == profile.id).cloned().into_iter().collect()
+}
+
 /// Why an account is not this profile's. A tenant's own app that names somebody else's account is an alarm; a platform
 /// app may be installed where we do not serve.
 fn stranger(profile: &AppProfile, account: &str, directory: &Directory) -> ReasonCode {
     match profile.owner {
-        Ownership::Org(_) => ReasonCode::AuthnTenantMismatch,
-        Ownership::Platform if directory.account_is_byoa(account) => ReasonCode::AuthnModeConflict,
-        Ownership::Platform => ReasonCode::AuthnAccountNotBound,
+        Ownership::Org(_) if stands(Guard::StrangersAlarm) => ReasonCode::AuthnTenantMismatch,
+        Ownership::Platform if directory.account_is_byoa(account) && stands(Guard::ModeConflict) => ReasonCode::AuthnModeConflict,
+        Ownership::Org(_) | Ownership::Platform => ReasonCode::AuthnAccountNotBound,
     }
 }

@@ -4,6 +4,8 @@ use std::fmt;
 
 use zeroize::Zeroizing;
 
+use super::guard::{Guard, stands};
+
 /// Text that prints as `[redacted]`, is wiped on drop, and is read only through [`Secret::expose`], so that every read
 /// can be found by its name. Not `Clone`, not `Serialize`.
 pub struct Secret(Zeroizing<String>);
@@ -76,20 +78,21 @@ const PLACEHOLDERS: [&str; 20] = [
 /// verifies happily, which is how peers were forged.
 pub fn judge(text: &str, chars_min: usize) -> Result<(), Unfit> {
     let trimmed = text.trim();
-    if trimmed.is_empty() {
+    if trimmed.is_empty() && stands(Guard::SecretBlank) {
         return Err(Unfit::Absent);
     }
     let lower = trimmed.to_ascii_lowercase();
     let first = lower.chars().next();
     let templated = lower.contains("${") || lower.contains("{{") || (lower.starts_with('<') && lower.ends_with('>'));
-    if templated || PLACEHOLDERS.contains(&lower.as_str()) || PLACEHOLDERS.iter().any(|p| lower.trim_matches(['[', ']', '.', '!']) == *p) {
+    let left_behind = PLACEHOLDERS.contains(&lower.as_str()) || PLACEHOLDERS.iter().any(|p| lower.trim_matches(['[', ']', '.', '!']) == *p);
+    if (templated || left_behind) && stands(Guard::SecretPlaceholder) {
         return Err(Unfit::Placeholder);
     }
-    if trimmed.chars().count() < chars_min {
+    if trimmed.chars().count() < chars_min && stands(Guard::SecretWeak) {
         return Err(Unfit::TooShort);
     }
     // One character is Telegram's shortest legal secret; a run of one character is what a form was filled in with.
-    if lower.chars().count() > 1 && lower.chars().all(|c| Some(c) == first) {
+    if lower.chars().count() > 1 && lower.chars().all(|c| Some(c) == first) && stands(Guard::SecretRun) {
         return Err(Unfit::Placeholder);
     }
     Ok(())

@@ -1,5 +1,6 @@
 //! What makes two events part of the same conversation with the same agent.
 
+use super::guard::{Guard, stands};
 use super::route::Route;
 
 /// Identity of a session: org, provider, installation, agent, conversation, thread, and the peer where it counts.
@@ -12,6 +13,7 @@ impl SessionKey {
     /// Builds the key; an absent thread or peer is an empty part, which no real one can be.
     pub fn new(route: &Route, conversation: &str, thread: Option<&str>, peer: Option<&str>) -> Self {
         let way = [route.org.as_str(), route.provider.as_str(), route.installation.as_str(), route.agent.as_str()];
+        let way = if stands(Guard::SessionOfRoute) { way } else { [""; 4] };
         let mut key = String::with_capacity(96);
         for (i, part) in way.into_iter().chain([conversation, thread.unwrap_or(""), peer.unwrap_or("")]).enumerate() {
             if i > 0 {

@@ -2,6 +2,7 @@
 
 use super::{Egress, Ended, Receipt, refresh};
 use crate::credentials::CredentialLease;
+use crate::domain::guard::{Guard, stands};
 use crate::domain::installation::Installation;
 use crate::domain::lifecycle::{Place, StatusReason};
 use crate::domain::message::SendReceipt;
@@ -56,7 +57,7 @@ impl Egress {
         {
             response = self.exchange_once(&renewed, lease, call, &render).await?;
         }
-        if (300..400).contains(&response.status) {
+        if (300..400).contains(&response.status) && stands(Guard::RedirectNoAnswer) {
             let mut ended = Ended::new(ReasonCode::EgressProviderRedirect, "the provider's address answered with a redirect");
             ended.left = true;
             return Err(ended);
@@ -100,7 +101,9 @@ impl Egress {
         let (code, detail, retry_after_s, left) = match receipt {
             SendReceipt::Sent { provider_message_id } => return Ok(Receipt { provider_message_id }),
             SendReceipt::RateLimited { retry_after_s, error } => {
-                if let Some(wait_s) = retry_after_s {
+                if let Some(wait_s) = retry_after_s
+                    && stands(Guard::WaitKept)
+                {
                     self.used.close(&lease.installation().id, call.method, wait_s, self.clock.now());
                 }
                 (ReasonCode::EgressRateLimited, error, Some(retry_after_s.unwrap_or(1)), false)
@@ -109,7 +112,9 @@ impl Egress {
             SendReceipt::Unknown { error } => (ReasonCode::EgressOutcomeUnknown, error, None, true),
             SendReceipt::Unavailable { error } => (ReasonCode::EgressProviderUnavailable, error, Some(5), false),
             SendReceipt::CredentialDead { error } => {
-                self.degrade(lease.installation(), &lease.fingerprint(), StatusReason::CredentialDead).await;
+                if stands(Guard::DeadTokenDegrades) {
+                    self.degrade(lease.installation(), &lease.fingerprint(), StatusReason::CredentialDead).await;
+                }
                 (ReasonCode::EgressCredentialInvalid, error, None, true)
             }
         };
@@ -168,7 +173,7 @@ fn replaced(bytes: &[u8], word: &[u8]) -> Vec<u8> {
 
 /// Why a request to a provider has no answer, and whether it left.
 pub(super) fn unsent(error: &TransportError) -> Ended {
-    if error.may_have_left() {
+    if error.may_have_left() && stands(Guard::OutcomeUnknown) {
         let detail = "the request left and no usable answer came; look before you send it again";
         return Ended { left: true, ..Ended::new(ReasonCode::EgressOutcomeUnknown, detail) };
     }

@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::call::Call;
 use crate::domain::clock::Timestamp;
+use crate::domain::guard::{Guard, stands};
 use crate::domain::ids::InstallationId;
 use crate::providers::{Limit, Provider, Shared};
 
@@ -48,7 +49,7 @@ impl Used {
         now: Timestamp,
     ) -> Result<(), u64> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let buckets = all.entry(installation.clone()).or_default();
+        let buckets = of(&mut all, installation);
         if let Some(until) = buckets.closed.get(call.method) {
             if now < *until {
                 return Err(seconds((until.ms() - now.ms()).saturating_mul(1000)));
@@ -84,13 +85,19 @@ impl Used {
     pub(super) fn close(&self, installation: &InstallationId, method: &str, wait_s: u64, now: Timestamp) {
         let wait_ms = i64::try_from(wait_s).unwrap_or(i64::MAX).saturating_mul(1000).min(CLOSED_MS_MAX);
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let closed = &mut all.entry(installation.clone()).or_default().closed;
+        let closed = &mut of(&mut all, installation).closed;
         closed.retain(|_, until| now < *until);
         if closed.len() < BUCKETS_MAX {
             let until = closed.entry(method.to_owned()).or_default();
             *until = now.plus_ms(wait_ms).max(*until);
         }
     }
+}
+
+/// The buckets of one installation.
+fn of<'a>(all: &'a mut HashMap<InstallationId, Buckets>, installation: &InstallationId) -> &'a mut Buckets {
+    let whose = if stands(Guard::WaitOfInstallation) { installation } else { all.keys().next().unwrap_or(installation) };
+    all.entry(whose.clone()).or_default()
 }
 
 /// Microseconds between two tokens, and which bucket they are in; `None` where the call does not count.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::{Egress, Ended};
 use crate::credentials::CredentialLease;
 use crate::domain::clock::Timestamp;
+use crate::domain::guard::{Guard, stands};
 use crate::domain::ids::{CredentialId, InstallationId};
 use crate::domain::installation::{Installation, InstallationStatus};
 use crate::domain::lifecycle::{LifecycleChange, Shift, StatusReason};
@@ -65,7 +66,7 @@ impl Egress {
         let mut turn = self.refreshers.turn(id).await;
         // Somebody else may have done it while this one waited.
         let directory = self.store.directory();
-        if !self.is_due(&directory, id, spent) {
+        if !self.is_due(&directory, id, spent) && stands(Guard::RefreshedOnce) {
             return Ok(Some(directory));
         }
         let outcome = match turn.take() {

@@ -8,6 +8,7 @@ use http::HeaderMap;
 use http_body_util::BodyExt as _;
 
 use crate::config::Limits;
+use crate::domain::guard::{Guard, stands};
 use crate::domain::reason::ReasonCode;
 use crate::wire::BodySource;
 
@@ -34,7 +35,7 @@ impl BodySource for HttpBody {
                 let frame = frame.map_err(|_| ReasonCode::IngressBodyIncomplete)?;
                 let Ok(data) = frame.into_data() else { continue };
                 total = total.saturating_add(data.len());
-                if total > bytes_max {
+                if total > bytes_max && stands(Guard::BodyCap) {
                     return Err(ReasonCode::IngressBodyTooLarge);
                 }
                 // Most bodies come in one piece, which is then not copied.
@@ -49,6 +50,9 @@ impl BodySource for HttpBody {
             }
             Ok(first.unwrap_or_else(|| all.freeze()))
         };
+        if !stands(Guard::BodyDeadline) {
+            return read.await;
+        }
         tokio::time::timeout(timeout, read).await.unwrap_or(Err(ReasonCode::IngressBodyTimeout))
     }
 }

@@ -20,6 +20,7 @@ use tower_service::Service as _;
 use super::framing::{Ambiguous, Watched};
 use super::respond;
 use crate::config::Limits;
+use crate::domain::guard::{Guard, stands};
 use crate::domain::reason::ReasonCode;
 use crate::telemetry::metrics::Metrics;
 
@@ -58,7 +59,7 @@ async fn accept(listener: TcpListener, router: Router, limits: Limits, metrics: 
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder
         .timer(TokioTimer::new())
-        .header_read_timeout(Duration::from_millis(limits.header_timeout_ms))
+        .header_read_timeout(stands(Guard::HeaderDeadline).then(|| Duration::from_millis(limits.header_timeout_ms)))
         .max_headers(limits.header_lines_max)
         .max_buf_size(limits.header_bytes_max)
         .keep_alive(true);
@@ -130,11 +131,12 @@ async fn answer(
     header_bytes_max: usize,
     request: hyper::Request<Incoming>,
 ) -> hyper::Response<Body> {
-    if ambiguous.seen() {
+    if ambiguous.seen() && stands(Guard::FramingOneWay) {
         return respond::closing(respond::constant(ReasonCode::IngressFraming));
     }
     // hyper's own limit is one of its buffer: a block that arrives in one piece may be larger.
-    if request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>() > header_bytes_max {
+    let header_bytes: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    if header_bytes > header_bytes_max && stands(Guard::HeaderBytes) {
         return respond::closing(respond::constant(ReasonCode::IngressHeadersTooLarge));
     }
     let chunked = request.headers().contains_key(http::header::TRANSFER_ENCODING);

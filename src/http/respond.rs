@@ -7,6 +7,7 @@ use http::{HeaderValue, StatusCode, header};
 
 use crate::admin::AdminError;
 use crate::domain::clock::Timestamp;
+use crate::domain::guard::{Guard, stands};
 use crate::domain::ids::RequestId;
 use crate::domain::reason::ReasonCode;
 use crate::egress::SendAnswer;
@@ -33,7 +34,8 @@ fn plain(status: StatusCode, body: String) -> Response {
 /// The constant answer of a code.
 pub(super) fn constant(code: ReasonCode) -> Response {
     let status = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
-    let mut response = plain(status, REFUSED.to_owned());
+    let body = if stands(Guard::ConstantAnswer) { REFUSED } else { code.as_str() };
+    let mut response = plain(status, body.to_owned());
     match status {
         StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));

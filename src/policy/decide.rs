@@ -15,6 +15,7 @@ use super::shadow::Disagreement;
 use super::{Snapshot, envelope};
 use crate::crypto::sha256;
 use crate::domain::clock::Timestamp;
+use crate::domain::guard::{Guard, stands};
 use crate::domain::reason::{ReasonCode, Refusal};
 pub use crate::domain::record::Decision;
 
@@ -182,7 +183,7 @@ impl Law {
     fn answer<A: Action>(&self, question: Question) -> Decision {
         let Question { principal, action, resource, context, entities, facts } = question;
         let (who, what) = (principal.to_string(), resource.to_string());
-        if facts.len() > QUESTION_BYTES_MAX {
+        if facts.len() > QUESTION_BYTES_MAX && stands(Guard::QuestionBudget) {
             // Evaluation has no loops: what it costs is policies times what they read, so the bound is on what they can read.
             let facts = format!("{} bytes of facts, {QUESTION_BYTES_MAX} are allowed", facts.len());
             return self.unasked::<A>(ReasonCode::PolicyOverBudget, who, what, &facts);
@@ -222,7 +223,7 @@ impl Law {
     /// permit, a permit outside the envelope.
     pub(super) fn rule(&self, action: &str, request: &Request, entities: &Entities) -> Ruling {
         let answer = self.asked(request, entities);
-        if !answer.errors.is_empty() {
+        if !answer.errors.is_empty() && stands(Guard::ErrorsRefuse) {
             let errors = answer.errors.iter().map(|(_, what)| what.clone()).collect();
             return Ruling {
                 code: Some(ReasonCode::PolicyEvaluationError),
@@ -230,8 +231,9 @@ impl Law {
                 errors,
             };
         }
-        let code = if answer.allowed {
-            (!envelope::admits(request, entities)).then_some(ReasonCode::PolicyOutsideEnvelope)
+        let let_through = if answer.reasons.is_empty() { !stands(Guard::PermitNeeded) } else { !stands(Guard::ForbidsHold) };
+        let code = if answer.allowed || let_through {
+            (stands(Guard::Envelope) && !envelope::admits(request, entities)).then_some(ReasonCode::PolicyOutsideEnvelope)
         } else if answer.reasons.is_empty() {
             Some(default_deny(action))
         } else {

@@ -1,18 +1,25 @@
 //! From what operators declared to what policies may know of it, so that every question about one thing states the same
 //! facts. Reads the directory it is handed, decides nothing. Floor 5.
 
+use std::collections::BTreeSet;
+
 use super::action::{AgentFacts, FlagFacts, InstallationFacts, OrgFacts, ProfileFacts};
 use crate::crypto::sha256;
+use crate::domain::guard::{Guard, stands};
 use crate::domain::ids::OrgId;
-use crate::domain::installation::{Agent, AppProfile, Installation, Ownership, ProviderKind};
+use crate::domain::installation::{Agent, AppProfile, Installation, Org, Ownership, ProviderKind};
 use crate::store::directory::Directory;
 
 /// What the policies may know of an org. One that is not declared is as good as suspended.
 pub fn org(directory: &Directory, id: &OrgId) -> OrgFacts {
     match directory.orgs.get(id) {
-        Some(org) => OrgFacts { id: id.clone(), suspended: org.item.suspended, fallback_opt_in: org.item.fallback_opt_in.clone() },
+        Some(org) => OrgFacts { id: id.clone(), suspended: org.item.suspended, fallback_opt_in: opted_in(&org.item) },
         None => OrgFacts { id: id.clone(), suspended: true, fallback_opt_in: Default::default() },
     }
+}
+
+fn opted_in(org: &Org) -> BTreeSet<ProviderKind> {
+    if stands(Guard::FallbackOptedIn) { org.fallback_opt_in.clone() } else { ProviderKind::ALL.into() }
 }
 
 /// What the policies may know of an installation.

@@ -19,6 +19,7 @@ use super::accept::{Passed, Terms};
 use super::load::{Diagnostic, LoadError, Sources};
 use super::{Engine, History, Shadow, Snapshot};
 use crate::domain::clock::{Clock, Timestamp};
+use crate::domain::guard::{Guard, stands};
 use crate::domain::reason::ReasonCode;
 use crate::domain::record::AuditRecord;
 use crate::store::Store;
@@ -308,6 +309,12 @@ impl Reloader {
         let detail = json!({"trigger": trigger, "took_ms": took_ms, "faults": diagnostics.len(), "diagnostics": first});
         for fault in &first {
             tracing::error!(version = %live.version(), %code, "policies on disk not taken: {fault}");
+        }
+        // What is refused is in force nowhere, and takes nothing out of force either.
+        if !stands(Guard::LastGoodStays)
+            && let Ok(law) = live.law.with(cedar_policy::PolicySet::new())
+        {
+            drop(self.engine.swap(live.under(law)));
         }
         let rejected = Rejected { code, version: None, at: self.clock.now(), diagnostics: diagnostics.clone() };
         // Before the audit: readiness must not hide what the store could not write down.

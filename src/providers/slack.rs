@@ -17,6 +17,7 @@ use super::{
 };
 use crate::crypto::MacKey;
 use crate::domain::clock::Timestamp;
+use crate::domain::guard::{Guard, stands};
 use crate::domain::installation::{AnswerKind, ExternalAccount, ProviderKind};
 use crate::domain::lifecycle::LifecycleNews;
 use crate::domain::message::{EventKind, InboundEvent, OutboundMessage, SendReceipt};
@@ -85,16 +86,17 @@ impl Provider for Slack {
         let signature = head.only(SIGNATURE, ReasonCode::AuthnSignatureMissing)?;
         let timestamp = head.only(TIMESTAMP, ReasonCode::AuthnTimestampMalformed)?;
         // Digits only, or `T:start-of-body` as timestamp would move the border between timestamp and body.
-        if timestamp.is_empty() || !timestamp.iter().all(u8::is_ascii_digit) {
+        let plain = !timestamp.is_empty() && timestamp.iter().all(u8::is_ascii_digit);
+        if !plain && stands(Guard::TimestampPlain) {
             return Err(ReasonCode::AuthnTimestampMalformed);
         }
         // More digits than fit are a time that is far ahead.
         let secs = std::str::from_utf8(timestamp).ok().and_then(|t| t.parse::<i64>().ok()).unwrap_or(i64::MAX);
         let age_ms = now.ms().saturating_sub(Timestamp::from_secs(secs).ms());
-        if age_ms > WINDOW_MS {
+        if age_ms > WINDOW_MS && stands(Guard::TimestampStale) {
             return Err(ReasonCode::AuthnTimestampStale);
         }
-        if age_ms < -WINDOW_MS {
+        if age_ms < -WINDOW_MS && stands(Guard::TimestampFuture) {
             return Err(ReasonCode::AuthnTimestampFuture);
         }
         let digest = tagged_digest(signature, SCHEME)?;
@@ -103,7 +105,7 @@ impl Provider for Slack {
 
     fn parse(&self, _: &SignatureValid, head: &RequestHead, body: &Bytes) -> Result<Parsed, ReasonCode> {
         match (body.is_empty(), head.media_type().as_str()) {
-            (true, _) => Err(ReasonCode::IngressPayloadMalformed),
+            (true, _) if stands(Guard::BodyThere) => Err(ReasonCode::IngressPayloadMalformed),
             (_, JSON) => body::read_json(body),
             (_, FORM) => body::read_form(body),
             _ => Err(ReasonCode::IngressMediaType),

@@ -18,6 +18,7 @@ use sqlx::{AssertSqlSafe, Row, Sqlite, SqliteConnection};
 use super::writer::failed;
 use super::{AcceptRequest, NewEvent, StoreError};
 use crate::domain::clock::Timestamp;
+use crate::domain::guard::{Guard, stands};
 use crate::domain::ids::{OrgId, SessionId};
 use crate::domain::installation::ProviderKind;
 use crate::domain::record::{AuditRecord, Decision, RefusalRecord};
@@ -116,11 +117,15 @@ pub(super) async fn insert_dedupe(
     for chunk in events.chunks(ROWS_MAX) {
         let sql = many(HEAD, 4, chunk.len(), " ON CONFLICT DO NOTHING RETURNING event");
         let query = chunk.iter().fold(sqlx::query(AssertSqlSafe(sql)), |q, (_, e)| {
-            q.bind(tail_first(&e.dedupe_key)).bind(e.route.installation.as_str()).bind(e.id.as_str()).bind(e.dedupe_until.ms())
+            let installation = if stands(Guard::DedupeOfInstallation) { e.route.installation.as_str() } else { "" };
+            q.bind(tail_first(&e.dedupe_key)).bind(installation).bind(e.id.as_str()).bind(e.dedupe_until.ms())
         });
         for row in query.fetch_all(&mut *conn).await.map_err(failed)? {
             fresh.insert(row.try_get(0).map_err(failed)?);
         }
+    }
+    if !stands(Guard::DedupeKey) {
+        fresh.extend(events.iter().map(|(_, e)| e.id.to_string()));
     }
     Ok(fresh)
 }

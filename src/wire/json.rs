@@ -10,6 +10,7 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
+use crate::domain::guard::{Guard, stands};
 use crate::domain::reason::ReasonCode;
 
 /// How deep arrays and objects may nest.
@@ -116,13 +117,16 @@ pub fn parse(bytes: &[u8]) -> Result<Json<'_>, ReasonCode> {
     let (mut fault, mut floats) = (None, false);
     let tree = Node { depth: 0, fault: &mut fault, floats: &mut floats }.deserialize(&mut deserializer);
     let tree = tree.map_err(|_| fault.unwrap_or(ReasonCode::IngressJsonInvalid))?;
-    deserializer.end().map_err(|_| ReasonCode::IngressJsonInvalid)?;
+    if stands(Guard::JsonEnds) {
+        deserializer.end().map_err(|_| ReasonCode::IngressJsonInvalid)?;
+    }
     let mut tree = tree;
-    if floats {
+    if floats && stands(Guard::DigitsKept) {
         keep_digits(&mut tree, &mut literals(text));
     }
     match tree {
         Json::Object(_) => Ok(tree),
+        _ if !stands(Guard::JsonIsObject) => Ok(tree),
         _ => Err(ReasonCode::IngressJsonInvalid),
     }
 }
@@ -180,7 +184,7 @@ struct Node<'f> {
 
 impl Node<'_> {
     fn deeper<E: serde::de::Error>(&mut self) -> Result<Node<'_>, E> {
-        if self.depth >= DEPTH_MAX {
+        if self.depth >= DEPTH_MAX && stands(Guard::JsonDepth) {
             *self.fault = Some(ReasonCode::IngressJsonTooDeep);
             return Err(E::custom("too deep"));
         }
@@ -267,7 +271,7 @@ impl<'de> Visitor<'de> for Node<'_> {
                 }
                 !seen.insert(name.clone())
             };
-            if repeated {
+            if repeated && stands(Guard::JsonNamesOnce) {
                 *self.fault = Some(ReasonCode::IngressJsonDuplicateKey);
                 return Err(A::Error::custom("repeated name"));
             }

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use byoa_gateway::admin::document::Document;
 use byoa_gateway::config::Config;
+use byoa_gateway::domain::guard::Guard;
 use byoa_gateway::domain::installation::{AnswerKind, InstallationStatus, Mode, ProviderKind};
 use byoa_gateway::domain::reason::ReasonCode;
 use byoa_gateway::telemetry::metrics::Metrics;
@@ -89,7 +90,28 @@ fn the_tree_is_the_one_on_disk() {
     same("docs/architecture.md §2", &exists, &documented);
 }
 
-/// `BYOA_UPDATE_DOCS=1` writes the table anew.
+/// A page whose last table is written by the code; `BYOA_UPDATE_DOCS=1` writes it anew.
+fn ends_with_table(name: &str, table: &str) {
+    let now = page(name);
+    let head = table.lines().next().unwrap();
+    let (before, _) = now.split_once(head).unwrap_or_else(|| panic!("{name} has a table `{head}`"));
+    let wanted = format!("{before}{table}");
+    if std::env::var_os("BYOA_UPDATE_DOCS").is_some() {
+        fs::write(name, &wanted).unwrap();
+        return;
+    }
+    assert!(now == wanted, "{name} is not what the code says: run BYOA_UPDATE_DOCS=1 cargo test --test it docs::");
+}
+
+#[test]
+fn every_guard_is_documented() {
+    let mut table = String::from("| Guard | Keeps out | Rows |\n|---|---|---|\n");
+    for guard in Guard::ALL {
+        table += &format!("| `{}` | {} | {} |\n", guard.name(), guard.keeps_out(), guard.rows().join(" "));
+    }
+    ends_with_table("docs/matrix.md", &table);
+}
+
 #[test]
 fn every_reason_code_is_documented() {
     let mut table = String::from("| Code | Status | Try again | Meaning |\n|---|---|---|---|\n");
@@ -97,14 +119,7 @@ fn every_reason_code_is_documented() {
         let again = if code.retryable() { "yes" } else { "no" };
         table += &format!("| `{code}` | {} | {again} | {} |\n", code.status(), code.meaning());
     }
-    let now = page("docs/reasons.md");
-    let (before, _) = now.split_once("| Code |").expect("docs/reasons.md has a table");
-    let wanted = format!("{before}{table}");
-    if std::env::var_os("BYOA_UPDATE_DOCS").is_some() {
-        fs::write("docs/reasons.md", &wanted).unwrap();
-        return;
-    }
-    assert!(now == wanted, "docs/reasons.md is not what `byoa reasons` prints: run BYOA_UPDATE_DOCS=1 cargo test --test it docs::");
+    ends_with_table("docs/reasons.md", &table);
     let answer = byoa(&["reasons", "-o", "json"]);
     let answer: Value = serde_json::from_str(&answer).unwrap();
     let printed: Vec<&str> = answer["items"].as_array().unwrap().iter().map(|i| i["code"].as_str().unwrap()).collect();

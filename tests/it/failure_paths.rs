@@ -16,12 +16,12 @@ use byoa_gateway::policy::shipped::SHIPPED;
 const NOW: i64 = 1_790_000_100;
 
 /// The shipped law.
-fn setting() -> Setting {
+pub fn setting() -> Setting {
     let law = SHIPPED.iter().filter(|(path, _)| path.ends_with(".cedar"));
     Setting::new(law.map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect(), Timestamp::from_secs(NOW)).unwrap()
 }
 
-fn read(id: &str) -> Row {
+pub fn read(id: &str) -> Row {
     let (_, text) = ROWS.iter().find(|(row, _)| *row == id).unwrap_or_else(|| panic!("row {id} is not in rows! of src/matrix.rs"));
     let row = Row::read(text).unwrap_or_else(|e| panic!("row {id}: {e}"));
     assert_eq!(row.id, id);

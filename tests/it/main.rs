@@ -13,6 +13,8 @@ mod docs;
 mod durable;
 mod failure_paths;
 mod fixtures;
+#[cfg(feature = "break-guards")]
+mod guards;
 mod import;
 mod journey;
 mod keys;

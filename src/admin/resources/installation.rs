@@ -4,6 +4,7 @@ use super::super::AdminError;
 use super::super::document::{CredentialSpec, InstallationSpec, account};
 use super::{CREDENTIAL_CHARS_MIN, Plan, immutable, judge, mode_follows, same_identity};
 use crate::domain::clock::Timestamp;
+use crate::domain::guard::{Guard, stands};
 use crate::domain::ids::OrgId;
 use crate::domain::installation::{AppProfile, ExternalAccount, Installation, InstallationStatus, Ownership};
 use crate::domain::lifecycle::StatusReason;
@@ -37,6 +38,7 @@ impl Plan<'_> {
         immutable(&at, "org", old.map(|k| &k.org), &spec.org)?;
         if let Some(old) = old
             && !same_identity(&old.account, &account)
+            && stands(Guard::AccountImmutable)
         {
             return Err(AdminError::new(ReasonCode::AdminFieldImmutable, format!("{at}: account is set once; make a new installation")));
         }

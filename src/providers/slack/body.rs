@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use bytes::Bytes;
 
 use super::super::{Parsed, digest_id, fit_id, text_id};
+use crate::domain::guard::{Guard, stands};
 use crate::domain::message::{AccountClaim, Attachment, Conversation, ConversationKind, EventKind, InboundEvent, Normal, Sender};
 use crate::domain::reason::ReasonCode;
 use crate::wire::json::{self, Json};
@@ -382,7 +383,7 @@ pub(super) fn form_fields(body: &[u8]) -> Result<Vec<(String, String)>, ReasonCo
         let mut parts = pair.splitn(2, |b| *b == b'=');
         let name = decoded(parts.next().unwrap_or_default())?;
         let value = decoded(parts.next().unwrap_or_default())?;
-        if !seen.insert(name.clone()) {
+        if !seen.insert(name.clone()) && stands(Guard::FormNamesOnce) {
             return Err(ReasonCode::IngressFormMalformed);
         }
         fields.push((name, value));
@@ -401,7 +402,8 @@ pub(super) fn decoded(text: &[u8]) -> Result<String, ReasonCode> {
                 let mut digit = || rest.next().and_then(|b| char::from(*b).to_digit(16)).and_then(|d| u8::try_from(d).ok());
                 match (digit(), digit()) {
                     (Some(high), Some(low)) => high << 4 | low,
-                    _ => return Err(ReasonCode::IngressFormMalformed),
+                    _ if stands(Guard::FormEscapes) => return Err(ReasonCode::IngressFormMalformed),
+                    _ => b'%',
                 }
             }
             other => *other,

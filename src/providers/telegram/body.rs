@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::super::fit_id;
 use crate::domain::clock::Timestamp;
+use crate::domain::guard::{Guard, stands};
 use crate::domain::lifecycle::{LifecycleChange, LifecycleNews, Place};
 use crate::domain::message::{AccountClaim, Attachment, Conversation, ConversationKind, EventKind, InboundEvent, Normal, Sender};
 use crate::domain::reason::ReasonCode;
@@ -63,7 +64,7 @@ pub(super) fn read(body: &Bytes) -> Result<InboundEvent, ReasonCode> {
     let chat = about.at("chat");
     let chat_id = id_of(chat)?;
     // The chat picks the tenant of a shared bot, so a message without one is nobody's.
-    if is_message && chat_id.is_none() {
+    if is_message && chat_id.is_none() && stands(Guard::ChatNamed) {
         return Err(ReasonCode::AuthnIdentityMissing);
     }
     let attachments = files(payload);
@@ -203,6 +204,7 @@ pub(super) fn news(event: &InboundEvent) -> Option<LifecycleNews> {
 fn id_of(party: &Json<'_>) -> Result<Option<String>, ReasonCode> {
     match party {
         Json::Null => Ok(None),
+        _ if !stands(Guard::ChatNamed) => Ok(party.at("id").digits()),
         _ => party.at("id").digits().map(Some).ok_or(ReasonCode::AuthnIdentityMissing),
     }
 }

@@ -8,6 +8,7 @@ use super::super::writer::failed;
 use super::super::{Change, Resource, SecretPut, StoreError};
 use super::{audit, lifecycle};
 use crate::domain::clock::Timestamp;
+use crate::domain::guard::{Guard, stands};
 use crate::domain::ids::OrgId;
 use crate::domain::installation::{Installation, InstallationStatus};
 use crate::domain::record::AuditRecord;
@@ -169,6 +170,9 @@ pub(super) async fn put_secret(conn: &mut SqliteConnection, put: &SecretPut) -> 
 
 pub(super) async fn claim_accounts(conn: &mut SqliteConnection, installation: &Installation) -> Result<(), StoreError> {
     free_accounts(conn, installation.id.as_str()).await?;
+    if !stands(Guard::IdentityTaken) {
+        return Ok(());
+    }
     if let Some((account, owner)) = bot_owner(installation) {
         own(conn, &account, &owner).await?;
     }

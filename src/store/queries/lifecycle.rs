@@ -9,6 +9,7 @@ use super::super::{SecretPut, StoreError};
 use super::audit;
 use super::declared::{free_accounts, put_secret, stored_installation, write_installation};
 use crate::domain::clock::Timestamp;
+use crate::domain::guard::{Guard, stands};
 use crate::domain::ids::InstallationId;
 use crate::domain::installation::{ExternalAccount, Installation, InstallationStatus as Status};
 use crate::domain::lifecycle::{LifecycleChange, Place, Shift, Shifted, StatusReason};
@@ -73,7 +74,7 @@ pub(in crate::store) async fn shift(
 }
 
 fn is_stale(installation: &Installation, shift: &Shift) -> bool {
-    shift.happened.is_some_and(|at| at.plus_ms(GRAIN_MS) < installation.connected_at)
+    shift.happened.is_some_and(|at| at.plus_ms(GRAIN_MS) < installation.connected_at) && stands(Guard::StaleNews)
 }
 
 /// Workspaces of an org-wide install stand among its conversations; no conversation has a colon in its id.
@@ -164,11 +165,13 @@ async fn restore(
 
 /// What a revoked installation leaves: no secret, no claim on its account, no open delivery.
 pub(super) async fn end(conn: &mut SqliteConnection, id: &InstallationId, now: Timestamp) -> Result<Vec<Open>, StoreError> {
-    sqlx::query("DELETE FROM secrets WHERE kind = 'installations' AND owner = $1")
-        .bind(id.as_str())
-        .execute(&mut *conn)
-        .await
-        .map_err(failed)?;
+    if stands(Guard::RevokedDestroys) {
+        sqlx::query("DELETE FROM secrets WHERE kind = 'installations' AND owner = $1")
+            .bind(id.as_str())
+            .execute(&mut *conn)
+            .await
+            .map_err(failed)?;
+    }
     free_accounts(conn, id.as_str()).await?;
     // The lease grows, so that an attempt under way settles nothing should the dead letter be replayed meanwhile.
     let rows = sqlx::query(

@@ -6,6 +6,7 @@ use super::super::writer::failed;
 use super::super::{FinishedSend, NewSend, SendStart, StoreError};
 use super::{DecisionRow, audit, insert_decisions, legacy_used, verdict};
 use crate::domain::clock::Timestamp;
+use crate::domain::guard::{Guard, stands};
 use crate::domain::ids::{AgentId, DecisionId, OrgId};
 
 pub(in crate::store) async fn begin_send(conn: &mut SqliteConnection, agent: &AgentId, send: &NewSend) -> Result<SendStart, StoreError> {
@@ -18,8 +19,11 @@ pub(in crate::store) async fn begin_send(conn: &mut SqliteConnection, agent: &Ag
     if let Some(row) = known {
         let digest: String = row.try_get(0).map_err(failed)?;
         let state: String = row.try_get(1).map_err(failed)?;
-        if digest != send.digest {
+        if digest != send.digest && stands(Guard::SameKeySameBody) {
             return Ok(SendStart::Conflict);
+        }
+        if !stands(Guard::AnsweredOnce) {
+            return Ok(SendStart::Fresh);
         }
         if state == "started" {
             return Ok(SendStart::InFlight);
