@@ -31,12 +31,12 @@ const UNGUARDED: [(&str, &str); 9] = [
     ("080", "HTTP/2 is not served, so there is nothing to take out"),
 ];
 
-/// Whether a case is red. One that could not be played is.
+/// Whether a case is red. One that could not be played shows nothing.
 async fn is_red(setting: &Setting, case: &Play) -> bool {
-    play(setting, case).await.map_or(true, |played| !played.wrong.is_empty())
+    play(setting, case).await.is_ok_and(|played| !played.wrong.is_empty())
 }
 
-/// Whether some case of a row is red without a guard. A play that breaks or does not end is red too.
+/// Whether some case of a row is red without a guard. A play that does not end is red too.
 fn goes_red(row: &'static str, guard: Guard) -> bool {
     let play_all = move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -53,7 +53,7 @@ fn goes_red(row: &'static str, guard: Guard) -> bool {
         red
     };
     // A guard is out for one thread, and a runtime of one thread stays on it.
-    thread::spawn(move || without(guard, play_all)).join().unwrap_or(true)
+    thread::spawn(move || without(guard, play_all)).join().unwrap()
 }
 
 /// Takes out, in turn, each guard whose first row is of the dimension.
