@@ -16,6 +16,7 @@ use super::row::Play;
 use super::wire::Response;
 use crate::domain::installation::ProviderKind;
 use crate::domain::matrix::{Exercise, PlayedCase, Player, Playing};
+use crate::policy::reload::give_way;
 
 /// Threads that play.
 const THREADS_MAX: usize = 4;
@@ -82,6 +83,7 @@ impl Work {
 
 /// Takes one case after the other until none is left, or nobody listens any more.
 fn go(setting: &Setting, work: &Work, done: &mpsc::UnboundedSender<PlayedCase>) {
+    give_way(false);
     let _silent = tracing::subscriber::set_default(tracing::subscriber::NoSubscriber::new());
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
     runtime.block_on(async {

@@ -458,8 +458,10 @@ async fn aside<T: Send + 'static>(large: bool, work: impl FnOnce() -> T + Send +
     }
 }
 
-/// On Linux niceness and the scheduling class are a thread's own (setpriority(2), "C library/kernel differences"; sched(7)).
-fn give_way(large: bool) {
+/// Puts the thread that asks, and those that it starts, behind the ones that answer requests; where the work is large, behind
+/// everything. On Linux niceness and the scheduling class are a thread's own (setpriority(2), "C library/kernel differences";
+/// sched(7)).
+pub fn give_way(large: bool) {
     #[cfg(target_os = "linux")]
     {
         use thread_priority::unix::{NormalThreadSchedulePolicy, ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id};
@@ -470,7 +472,7 @@ fn give_way(large: bool) {
             rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE).map_err(|e| e.to_string())
         };
         if let Err(error) = done {
-            tracing::debug!(%error, "the policies' thread keeps its priority");
+            tracing::debug!(%error, "a thread beside the requests keeps its priority");
         }
     }
 }
