@@ -174,6 +174,17 @@ fn the_tests_that_rows_name_are_there() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// The gateway plays each of them, so each says for whom and in which mode, and each is another one.
+#[test]
+fn every_case_that_is_played_has_a_name_of_its_own() {
+    let plays = byoa_gateway::matrix::plays(&ProviderKind::ALL).unwrap();
+    let names: BTreeSet<(String, String)> = plays.iter().map(|p| (p.row.clone(), p.name())).collect();
+    assert_eq!(names.len(), plays.len());
+    assert!(plays.iter().all(|p| p.to.provider().is_some() && p.mode.is_some()));
+    let apart: usize = ProviderKind::ALL.iter().map(|p| byoa_gateway::matrix::plays(&[*p]).unwrap().len()).sum();
+    assert_eq!(apart, plays.len());
+}
+
 #[test]
 fn every_pair_of_every_dimension_is_covered() {
     let matrix = matrix();
