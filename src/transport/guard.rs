@@ -73,9 +73,13 @@ pub fn agent_url(text: &str, allow_private: bool) -> Result<Url, ReasonCode> {
         "http" => allow_private,
         _ => false,
     };
-    // `https://@host` parses to a URL without userinfo, hence the look at the text.
+    // `https://@host` parses to a URL without userinfo, `https:///host` to one with a host; hence the look at the text.
     let authority = text.split_once("://").map_or("", |(_, rest)| rest.split(['/', '?', '#']).next().unwrap_or(""));
-    let plain = url.username().is_empty() && url.password().is_none() && !authority.contains('@') && url.fragment().is_none();
+    let plain = url.username().is_empty()
+        && url.password().is_none()
+        && !authority.contains('@')
+        && !authority.is_empty()
+        && url.fragment().is_none();
     let port = allow_private || url.port().is_none();
     let host = match url.host() {
         None => false,
@@ -226,6 +230,8 @@ mod tests {
             "https://u@agent.acme.example/",
             "https://u:p@agent.acme.example/",
             "https://@agent.acme.example/",
+            "https:///agent.acme.example/",
+            "https:/agent.acme.example/",
             "https://agent.acme.example/#x",
             "https://agent.acme.example/\n",
             " https://agent.acme.example/",
