@@ -315,7 +315,10 @@ pub(super) async fn audit(conn: &mut SqliteConnection, records: &[AuditRecord]) 
         };
         rows.push(AuditRow { record, verdict });
     }
-    insert_audit(conn, &rows).await
+    insert_audit(conn, &rows).await.map_err(|error| match error {
+        StoreError::Unavailable(why) => StoreError::Unaudited(why),
+        other => other,
+    })
 }
 
 /// Forgets dedupe keys.

@@ -33,6 +33,9 @@ pub enum StoreError {
     /// Too many requests wait.
     #[error("too many requests wait for the store")]
     Overloaded,
+    /// What was done could not be written down, so it was not done.
+    #[error("the audit line could not be written: {0}")]
+    Unaudited(String),
     /// Anything else.
     #[error("the store failed: {0}")]
     Unavailable(String),
@@ -55,6 +58,7 @@ impl StoreError {
             Self::Corrupt(_) => ReasonCode::StoreCorrupt,
             Self::Conflict(_) => ReasonCode::AdminIdentityTaken,
             Self::Overloaded => ReasonCode::IngressOverloaded,
+            Self::Unaudited(_) => ReasonCode::AdminAuditUnavailable,
             Self::Unavailable(_) => ReasonCode::StoreUnavailable,
             Self::Refused { code, .. } => *code,
         }
