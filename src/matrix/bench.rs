@@ -36,8 +36,11 @@ pub struct Setting {
 /// Where a setting keeps its policies.
 const SHARED: &str = "policies";
 
-/// How often it is asked whether a set was rejected yet.
+/// How often it is asked whether what is waited for has come.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// And for how long.
+const LOOK_MAX: Duration = Duration::from_secs(30);
 
 /// Any port of this machine alone.
 const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -105,7 +108,8 @@ pub(super) struct Left {
 }
 
 impl Bench {
-    /// Starts one on the setting's law with what the row gives over it. Nothing is delivered: rows look at what was stored.
+    /// Starts one on the setting's law with what the row gives over it. Nothing is delivered where no agents are given: rows
+    /// look at what was stored.
     pub(super) async fn start(setting: &Setting, given: &Given, tweak: impl FnOnce(&mut Config)) -> Result<Self, String> {
         let folder = scratch()?;
         let policies = if given.law == LawWord::Active && given.policies.is_empty() && given.policies_saved.is_empty() {
@@ -132,7 +136,7 @@ impl Bench {
         config.operators.token_file = folder.path().join("operator.token");
         config.rollout.initial = ProviderKind::ALL.into_iter().map(|p| (p, RolloutStage::On)).collect();
         config.egress.allow_private_agents = true;
-        config.delivery.concurrency = 0;
+        config.delivery.concurrency = usize::from(given.agent.is_some());
         // The clock stands still, so what a provider takes in a second would be all it ever takes.
         config.limits.provider_rate_percent = ProviderKind::ALL.into_iter().map(|p| (p, 0)).collect();
         config = laid(&config, &given.config)?;
@@ -154,23 +158,30 @@ impl Bench {
         &mut self.left.store
     }
 
-    /// One call of the operator API, by somebody of the security team, or by somebody who may only look.
-    pub(super) async fn operate(&self, viewer: bool, method: &str, target: &str, body: &Json) -> Result<Response, String> {
-        self.operate_if(viewer, method, target, body, None).await
+    /// What somebody of the security team proves themselves with, or somebody who may only look.
+    pub(super) fn bearer(&self, viewer: bool) -> String {
+        format!("Bearer {}", if viewer { &self.viewer } else { &self.token })
+    }
+
+    /// One call of the operator API.
+    pub(super) async fn operate(&self, authorization: &str, method: &str, target: &str, body: &Json) -> Result<Response, String> {
+        self.operate_if(authorization, method, target, body, None).await
     }
 
     /// The same, where the resource still has the version that was read.
     pub(super) async fn operate_if(
         &self,
-        viewer: bool,
+        authorization: &str,
         method: &str,
         target: &str,
         body: &Json,
         if_match: Option<&str>,
     ) -> Result<Response, String> {
         let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
-        let token = if viewer { &self.viewer } else { &self.token };
-        let mut request = Request::post(target, body).json().header("authorization", format!("Bearer {token}"));
+        let mut request = Request::post(target, body).json();
+        if !authorization.is_empty() {
+            request = request.header("authorization", authorization);
+        }
         if let Some(version) = if_match {
             request = request.header("if-match", version);
         }
@@ -180,7 +191,7 @@ impl Bench {
 
     /// `byoa apply`, over its API.
     pub(super) async fn apply(&self, document: &Json) -> Result<Response, String> {
-        self.operate(false, "POST", "/v1/apply", document).await
+        self.operate(&self.bearer(false), "POST", "/v1/apply", document).await
     }
 
     /// The same where nothing may be wrong with it.
@@ -212,6 +223,35 @@ impl Bench {
             tokio::time::sleep(LOOK_EVERY).await;
         }
         Ok(())
+    }
+
+    /// Saves policy files over its own, and waits until they are in force.
+    pub(super) async fn replaced(&self, files: &BTreeMap<String, String>) -> Result<(), String> {
+        let before = self.policy_version().await?;
+        save(&self.policies, texts(files))?;
+        let replaced = async {
+            while self.policy_version().await? == before {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            Ok(())
+        };
+        tokio::time::timeout(LOOK_MAX, replaced).await.map_err(|_| "the saved policies do not come into force".to_owned())?
+    }
+
+    async fn policy_version(&self) -> Result<Json, String> {
+        let answer = self.operate(&self.bearer(false), "GET", "/v1/policies", &Json::Null).await?;
+        answer.json().pointer("/active/version").cloned().ok_or_else(|| format!("no policies are in force: {}", answer.text()))
+    }
+
+    /// Waits until so many attempts of deliveries are settled in all.
+    pub(super) async fn settled(&mut self, attempts: usize) -> Result<(), String> {
+        let settled = async {
+            while self.left.store.attempts().await.map_err(|e| e.to_string())? < attempts {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            Ok(())
+        };
+        tokio::time::timeout(LOOK_MAX, settled).await.map_err(|_| format!("{attempts} attempts are never settled"))?
     }
 
     /// Every series of `/metrics`, as it is written there.

@@ -217,5 +217,11 @@ pub(super) fn redacted(text: &str) -> String {
         let rest = parts.map(|part| format!("{name}…{}", part.trim_start_matches(|c: char| c.is_ascii_hexdigit())));
         out = std::iter::once(first).chain(rest).collect();
     }
-    out
+    out.split_inclusive(|c: char| !c.is_ascii_hexdigit()).map(versionless).collect()
+}
+
+/// A run of hex digits and what follows it, without the run where it is as long as a version.
+fn versionless(part: &str) -> String {
+    let rest = part.trim_start_matches(|c: char| c.is_ascii_hexdigit());
+    if part.len() - rest.len() == 64 { format!("…{rest}") } else { part.to_owned() }
 }

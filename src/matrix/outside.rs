@@ -1,23 +1,24 @@
-//! The provider's API in a story: it answers what it is told to, and keeps what it was asked.
+//! The world outside in a story, the provider's API or the tenants' agents: it answers what it is told to, and keeps what it
+//! was asked.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde_json::Value as Json;
+
 use super::loopback::{self, Answer, Asked, Loopback};
 
-/// Method, path with its query, and `Authorization`.
-pub(super) type Call = (String, String, String);
-
 /// What it answers, and what it was asked.
-#[derive(Default)]
 struct Inner {
-    /// What it answers on paths that begin so; none where it never does. What was said later goes first.
+    /// What a request is about.
+    about: fn(&Asked) -> String,
+    /// What it answers to what begins so; none where it never does. What was said later goes first.
     routes: Vec<(String, Option<Answer>)>,
-    calls: Vec<Call>,
+    asked: Vec<Asked>,
 }
 
-/// A provider's API.
-pub(super) struct Provider {
+/// A server that does as it is told.
+pub(super) struct Outside {
     inner: Arc<Mutex<Inner>>,
     server: Loopback,
 }
@@ -26,10 +27,19 @@ fn held(inner: &Mutex<Inner>) -> MutexGuard<'_, Inner> {
     inner.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Provider {
-    /// One that answers so to everything.
-    pub(super) async fn open(answer: Answer) -> io::Result<Self> {
-        let inner = Arc::new(Mutex::new(Inner { routes: vec![(String::new(), Some(answer))], ..Inner::default() }));
+impl Outside {
+    /// A provider's API that answers so to everything; it is told apart by path.
+    pub(super) async fn provider(answer: Answer) -> io::Result<Self> {
+        Self::open(Some(answer), target).await
+    }
+
+    /// Agents that answer so to everything; they are told apart by the event's text.
+    pub(super) async fn agents(answer: Option<Answer>) -> io::Result<Self> {
+        Self::open(answer, text).await
+    }
+
+    async fn open(answer: Option<Answer>, about: fn(&Asked) -> String) -> io::Result<Self> {
+        let inner = Arc::new(Mutex::new(Inner { about, routes: vec![(String::new(), answer)], asked: Vec::new() }));
         let asked = Arc::clone(&inner);
         let server = loopback::serve(move |request| {
             let answer = taken(&asked, request);
@@ -48,31 +58,36 @@ impl Provider {
         format!("http://{}/", self.server.address)
     }
 
-    /// What it answers from here on; on paths that begin so, or on all.
-    pub(super) fn answers(&self, path: Option<&str>, answer: Answer) {
+    /// What it answers from here on, to what begins so or to all; none where it takes what it is sent and never answers.
+    pub(super) fn answers(&self, to: Option<&str>, answer: Option<Answer>) {
         let mut inner = held(&self.inner);
-        match (path, inner.routes.first_mut()) {
-            (None, Some(all)) => all.1 = Some(answer),
-            _ => inner.routes.push((path.unwrap_or_default().to_owned(), Some(answer))),
+        match (to, inner.routes.first_mut()) {
+            (None, Some(all)) => all.1 = answer,
+            _ => inner.routes.push((to.unwrap_or_default().to_owned(), answer)),
         }
     }
 
-    /// It takes what it is sent and never answers.
-    pub(super) fn hangs(&self) {
-        held(&self.inner).routes.push((String::new(), None));
-    }
-
     /// What it was asked since somebody looked.
-    pub(super) fn unseen(&self) -> Vec<Call> {
-        std::mem::take(&mut held(&self.inner).calls)
+    pub(super) fn unseen(&self) -> Vec<Asked> {
+        std::mem::take(&mut held(&self.inner).asked)
     }
 }
 
 fn taken(inner: &Mutex<Inner>, asked: Asked) -> Option<Answer> {
-    let said = asked.header("authorization").to_owned();
-    let path = asked.query.map_or_else(|| asked.path.clone(), |query| format!("{}?{query}", asked.path));
     let mut inner = held(inner);
-    let answer = inner.routes.iter().rev().find(|(prefix, _)| path.starts_with(prefix)).and_then(|(_, answer)| answer.clone());
-    inner.calls.push((asked.method.to_string(), path, said));
+    let about = (inner.about)(&asked);
+    let answer = inner.routes.iter().rev().find(|(to, _)| about.starts_with(to)).and_then(|(_, answer)| answer.clone());
+    inner.asked.push(asked);
     answer
+}
+
+/// The path with its query.
+pub(super) fn target(asked: &Asked) -> String {
+    asked.query.as_ref().map_or_else(|| asked.path.clone(), |query| format!("{}?{query}", asked.path))
+}
+
+/// The text of the event that an agent is sent.
+pub(super) fn text(asked: &Asked) -> String {
+    let event = serde_json::from_slice::<Json>(&asked.body).unwrap_or_default();
+    event.pointer("/data/text").and_then(Json::as_str).unwrap_or_default().to_owned()
 }

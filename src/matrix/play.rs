@@ -26,7 +26,7 @@ pub struct Played {
 pub async fn play(setting: &Setting, play: &Play) -> Result<Played, String> {
     let Some(provider) = play.to.provider() else { return Err("a row about a process is played by the tests".into()) };
     let stage = Stage::new(setting, play, provider);
-    if play.steps.is_empty() { stage.play().await } else { super::story::tell(&stage).await }
+    if play.steps.is_empty() { stage.play().await } else { super::story::tell(stage).await }
 }
 
 impl Stage<'_> {
@@ -87,7 +87,8 @@ impl Stage<'_> {
 
     pub(super) async fn operate(&self, bench: &Bench, operate: &Operate, if_match: Option<&str>) -> Result<Response, String> {
         let (path, document) = (self.fill(&operate.path), self.filled(&operate.document)?);
-        bench.operate_if(operate.viewer, &operate.method, &path, &document, if_match).await
+        let authorization = operate.authorization.clone().unwrap_or_else(|| bench.bearer(operate.viewer));
+        bench.operate_if(&authorization, &operate.method, &path, &document, if_match).await
     }
 
     /// Many connections that say nothing: others are served meanwhile, and the silent ones are closed in the end.

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_yaml::{Mapping, Value};
 
+use super::step::{Says, Step};
 use crate::domain::installation::{Mode, ProviderKind};
 
 /// To whom a request goes: a provider's webhook address, or the process as a whole.
@@ -89,6 +90,10 @@ pub struct Given {
     pub law: LawWord,
     /// Settings over the defaults.
     pub config: Mapping,
+    /// Where the world's agents live, where nobody is to answer there.
+    pub agents_at: Option<String>,
+    /// The world's agents are there, answer so, and are sent what is theirs by one worker.
+    pub agent: Option<Says>,
     /// Resources beside the world's.
     pub apply: Value,
     /// Statements that damage stored rows.
@@ -167,96 +172,9 @@ pub struct Operate {
     /// By somebody who may look and do nothing.
     #[serde(default)]
     pub viewer: bool,
-}
-
-/// One thing that happens in a story, and what must come of it. Exactly one of the first few words says what.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Step {
-    pub webhook: Option<When>,
-    pub send: Option<Send>,
-    pub operate: Option<Operate>,
-    pub get: Option<String>,
-    /// What the provider answers from here on.
-    pub provider: Option<ProviderSays>,
-    /// So many seconds pass.
-    pub wait_s: Option<i64>,
-    /// The wall clock is set by so many seconds while none pass.
-    pub clock_step_s: Option<i64>,
-    pub damage: Option<String>,
-    pub apply: Option<Value>,
-    /// The same request so many times at once.
-    pub at_once: Option<usize>,
-    /// Each of them under an idempotency key of its own.
-    pub fresh_keys: bool,
-    pub expect: StepExpect,
-}
-
-/// An agent's message.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Send {
-    /// Whose agent: `tenant`, `other`; a token of nobody where it is `nobody`.
-    #[serde(rename = "as", default = "tenant")]
-    pub who: String,
-    /// The key; one of its own where it is left out.
-    pub key: Option<String>,
-    /// Fields over `{installation, conversation, text}`; null takes one away.
+    /// By whoever says this as `Authorization`; nothing where it is empty.
     #[serde(default)]
-    pub body: Mapping,
-}
-
-fn tenant() -> String {
-    "tenant".to_owned()
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ProviderSays {
-    #[serde(default)]
-    pub status: u16,
-    /// Only on paths that begin so.
-    #[serde(default)]
-    pub path: Option<String>,
-    /// It takes what it is sent and never answers.
-    #[serde(default)]
-    pub hangs: bool,
-    #[serde(default)]
-    pub headers: Vec<(String, String)>,
-    #[serde(default)]
-    pub body: Value,
-}
-
-/// What a step must come to; what is left out is in the snapshot only.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct StepExpect {
-    pub status: Option<u16>,
-    /// Of requests at once, sorted.
-    pub statuses: Option<Vec<u16>>,
-    /// The problem's code.
-    pub code: Option<String>,
-    /// The reason in the ingress metrics.
-    pub reason: Option<String>,
-    pub body: Option<String>,
-    pub says: Vec<String>,
-    pub silent_of: Vec<String>,
-    /// `Retry-After`, in seconds.
-    pub retry_after: Option<String>,
-    /// Rows by table, exactly.
-    pub writes: Option<BTreeMap<String, i64>>,
-    /// How often the provider was called, and with whose credential: `none`, `own`, `own own`.
-    pub calls: Option<String>,
-    /// How often which path of the provider was called.
-    pub called: Option<BTreeMap<String, usize>>,
-    /// By how much these series of the metrics grew.
-    pub counts: Option<BTreeMap<String, f64>>,
-    /// Answered like an earlier step, whose number from 1 it is, to the byte but for ids of requests.
-    pub same_as: Option<usize>,
-    /// The first column of what a query finds, row by row.
-    pub finds: Vec<(String, Vec<String>)>,
-    /// Audit actions, in order.
-    pub audits: Option<Vec<String>>,
+    pub authorization: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

@@ -21,13 +21,18 @@ pub(super) struct Stage<'p> {
     pub other: App,
     pub platform: App,
     pub tenant: App,
+    /// Where the provider answers in a story.
+    pub api: String,
+    /// And where the agents do.
+    pub agents: String,
 }
 
 impl<'p> Stage<'p> {
     pub(super) fn new(setting: &'p Setting, play: &'p Play, provider: ProviderKind) -> Self {
         let (platform, tenant) = (world::platform(provider, PREFIX), world::acme(provider, PREFIX));
         let own = if play.mode == Some(Mode::Platform) { platform.clone() } else { tenant.clone() };
-        Self { setting, play, provider, own, other: world::globex(provider, PREFIX), platform, tenant }
+        let (api, agents) = (String::new(), String::new());
+        Self { setting, play, provider, own, other: world::globex(provider, PREFIX), platform, tenant, api, agents }
     }
 
     pub(super) fn app(&self, word: &str) -> Result<&App, String> {
@@ -61,6 +66,7 @@ impl<'p> Stage<'p> {
             }
         }
         out = out.replace("{provider}", self.provider.as_str()).replace("{long}", &"A".repeat(600));
+        out = out.replace("{conversation}", self.conversation()).replace("{api}", &self.api).replace("{agents}", &self.agents);
         let now = self.setting.now;
         timed(timed(out, "{now", |offset| (now.secs() + offset).to_string()), "{time", |offset| {
             Timestamp::from_secs(now.secs() + offset).to_string()

@@ -1,6 +1,6 @@
 //! Plays a row of several steps: webhooks, agents' messages, operators' calls, what the provider answers, time that passes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use futures_util::future::try_join_all;
@@ -8,44 +8,56 @@ use serde_json::{Value as Json, json};
 
 use super::bench::Bench;
 use super::judge::{at, delta, redacted};
-use super::loopback::Answer;
-use super::outside::Provider;
+use super::loopback::{Answer, Asked};
+use super::outside::{self, Outside};
 use super::play::Played;
-use super::row::{Send, Step};
 use super::stage::Stage;
+use super::step::{Says, Send, Step};
 use super::wire::{Request, Response, once};
 use super::world::{self, PREFIX};
 use crate::domain::installation::ProviderKind;
 
-/// A gateway, its provider, and what was answered so far.
+/// A gateway, its provider, its tenants' agents, and what was answered so far.
 struct Story<'s> {
-    stage: &'s Stage<'s>,
+    stage: Stage<'s>,
     bench: Bench,
-    api: Provider,
+    api: Outside,
+    agents: Outside,
     told: Vec<Option<Response>>,
     wrong: Vec<String>,
     shown: String,
 }
 
-pub(super) async fn tell(stage: &Stage<'_>) -> Result<Played, String> {
-    let api = Provider::open(taken(stage.provider)).await.map_err(|e| format!("no socket for the provider: {e}"))?;
-    let base = api.base();
+pub(super) async fn tell(mut stage: Stage<'_>) -> Result<Played, String> {
     let given = &stage.play.given;
+    let api = Outside::provider(taken(stage.provider)).await.map_err(|e| format!("no socket for the provider: {e}"))?;
+    let answer = given.agent.as_ref().map(|says| answer(&stage, says)).transpose()?.flatten();
+    let agents = Outside::agents(answer).await.map_err(|e| format!("no socket for the agents: {e}"))?;
+    (stage.api, stage.agents) = (api.base(), agents.base());
+    let base = api.base();
     let mut bench = Bench::start(stage.setting, given, |config| {
         config.providers.slack.api_base = base.clone();
         config.providers.telegram.api_base = base.clone();
         config.providers.whatsapp.api_base = base;
     })
     .await?;
-    bench.applied(&world::document(stage.provider, PREFIX, true)).await?;
+    let mut world = world::document(stage.provider, PREFIX, true);
+    let endpoint = given.agent.as_ref().map(|_| format!("{}events", stage.agents)).or_else(|| given.agents_at.clone());
+    for agent in world.get_mut("agents").and_then(Json::as_array_mut).into_iter().flatten() {
+        if let (Some(agent), Some(endpoint)) = (agent.as_object_mut(), &endpoint) {
+            agent.insert("endpoint".into(), json!(endpoint));
+        }
+    }
+    bench.applied(&world).await?;
     if !given.apply.is_null() {
         bench.applied(&stage.filled(&given.apply)?).await?;
     }
     for statement in &given.damage {
         bench.damage(&stage.fill(statement)).await?;
     }
-    let mut story = Story { stage, bench, api, told: Vec::new(), wrong: Vec::new(), shown: String::new() };
-    for step in &stage.play.steps {
+    let play = stage.play;
+    let mut story = Story { stage, bench, api, agents, told: Vec::new(), wrong: Vec::new(), shown: String::new() };
+    for step in &play.steps {
         story.step(step).await?;
     }
     let Story { bench, told, wrong, shown, .. } = story;
@@ -63,6 +75,15 @@ fn taken(provider: ProviderKind) -> Answer {
     (200, body).into()
 }
 
+/// An answer as a row says it; none where none ever comes.
+fn answer(stage: &Stage<'_>, says: &Says) -> Result<Option<Answer>, String> {
+    if says.hangs {
+        return Ok(None);
+    }
+    let body = says.body_bytes.map_or_else(|| stage.filled(&says.body), |bytes| Ok(json!("A".repeat(bytes))))?;
+    Ok(Some(Answer { status: says.status, headers: says.headers.clone(), body }))
+}
+
 impl Story<'_> {
     async fn step(&mut self, step: &Step) -> Result<(), String> {
         let number = self.told.len() + 1;
@@ -70,6 +91,9 @@ impl Story<'_> {
         let (before, audited) = (kept.counts().await.map_err(|e| e.to_string())?, kept.audited().await.map_err(|e| e.to_string())?);
         let metrics = self.bench.metrics().await?;
         let (what, answers) = self.act(step).await?;
+        if let Some(attempts) = step.settled {
+            self.bench.settled(attempts).await?;
+        }
         let _ = writeln!(self.shown, "{number}. {what}");
 
         let expect = &step.expect;
@@ -124,7 +148,7 @@ impl Story<'_> {
             let rows: Vec<String> = rows.iter().map(|(t, n)| format!("{t} {n:+}")).collect();
             let _ = writeln!(self.shown, "   rows: {}", rows.join(", "));
         }
-        let mut grown = BTreeMap::new();
+        let (mut grown, mut reasons) = (BTreeMap::new(), BTreeSet::new());
         for (series, now) in self.bench.metrics().await? {
             let more = now - metrics.get(&series).copied().unwrap_or(0.0);
             if more == 0.0 {
@@ -133,12 +157,16 @@ impl Story<'_> {
             if let Some(labels) = series.strip_prefix("byoa_ingress_requests_total") {
                 let reason = expect.reason.as_ref();
                 no(reason.is_none_or(|r| labels.contains(&format!("reason=\"{r}\""))), format!("counted {labels} for {reason:?}"));
-                let _ = writeln!(self.shown, "   counted: {labels} {more:+}");
+                reasons.extend(labels.split_once("reason=\"").and_then(|(_, rest)| rest.split('"').next()).map(str::to_owned));
+                // How many of many at once came too late is nobody's to say.
+                let more = if expect.reasons.is_some() { String::new() } else { format!(" {more:+}") };
+                let _ = writeln!(self.shown, "   counted: {labels}{more}");
             } else if let Some(labels) = series.strip_prefix("byoa_sends_total") {
                 let _ = writeln!(self.shown, "   sends: {labels} {more:+}");
             }
             grown.insert(series, more);
         }
+        no(expect.reasons.as_ref().is_none_or(|wanted| reasons == *wanted), format!("counted for {reasons:?}"));
         for (series, wanted) in expect.counts.iter().flatten() {
             let series = self.stage.fill(series);
             no(grown.get(&series) == Some(wanted), format!("{series} grew by {:?}", grown.get(&series)));
@@ -151,6 +179,8 @@ impl Story<'_> {
         }
         for line in &lines {
             no(!line.contains("-credential"), format!("audits a credential: {line}"));
+            // How long a set of policies took to load is another each time, and how many there are with every policy.
+            let line = if line.contains(" policies.load ") { line.split(" {").next().unwrap_or_default() } else { line };
             let _ = writeln!(self.shown, "   audit: {line}");
         }
         let mut calls = self.calls();
@@ -172,6 +202,12 @@ impl Story<'_> {
         }
         for (call, whose) in &calls {
             let _ = writeln!(self.shown, "   provider: {call} with the credential of {whose}");
+        }
+        let sent = |asked: &Asked| format!("{} {}", outside::text(asked).replace(&self.stage.api, "{api}"), asked.header("byoa-attempt"));
+        let sent: Vec<String> = self.agents.unseen().iter().map(sent).collect();
+        no(expect.agent_calls.as_ref().is_none_or(|wanted| sent == *wanted), format!("the agents were sent {sent:?}"));
+        for sent in &sent {
+            let _ = writeln!(self.shown, "   agent: {sent}");
         }
         for (query, wanted) in &expect.finds {
             let query = self.stage.fill(query);
@@ -197,37 +233,43 @@ impl Story<'_> {
         if let Some(when) = &step.webhook {
             let request = self.stage.request(when, self.bench.clock.now())?;
             let what = format!("webhook {}{times}", when.sample.as_deref().unwrap_or("message"));
-            return Ok((what, self.all((0..many).map(|_| request.clone())).await?));
+            return Ok((what, self.all((0..many).map(|_| request.clone()), step.store_held).await?));
         }
         if let Some(send) = &step.send {
             let what = format!("{}'s agent sends{times}", send.who);
             let request = self.message(send, step.fresh_keys)?;
             let requests = (0..many)
                 .map(|n| if step.fresh_keys { request.clone().header("idempotency-key", format!("key-{n}")) } else { request.clone() });
-            return Ok((what, self.all(requests).await?));
+            return Ok((what, self.all(requests, step.store_held).await?));
         }
         if let Some(operate) = &step.operate {
-            let who = if operate.viewer { "viewer" } else { "operator" };
+            let who = match (&operate.authorization, operate.viewer) {
+                (Some(_), _) => "somebody",
+                (None, true) => "viewer",
+                (None, false) => "operator",
+            };
             let what = format!("{who}: {} {}", operate.method, operate.path);
             let version = operate.if_match.map(|step| self.version(step)).transpose()?;
             return Ok((what, vec![self.stage.operate(&self.bench, operate, version).await?]));
         }
         if let Some(path) = &step.get {
-            let answer = self.bench.operate(false, "GET", &self.stage.fill(path), &Json::Null).await?;
+            let answer = self.bench.operate(&self.bench.bearer(false), "GET", &self.stage.fill(path), &Json::Null).await?;
             return Ok((format!("operator: GET {path}"), vec![answer]));
         }
         if let Some(says) = &step.provider {
-            if says.hangs {
-                self.api.hangs();
-                return Ok(("the provider does not answer any more".into(), Vec::new()));
+            self.api.answers(says.to.as_deref(), answer(&self.stage, says)?);
+            return Ok((told("the provider", says), Vec::new()));
+        }
+        if let Some(says) = &step.agent {
+            self.agents.answers(says.to.as_deref(), answer(&self.stage, says)?);
+            return Ok((told("the agent", says), Vec::new()));
+        }
+        if let Some(files) = &step.policies {
+            if self.stage.play.given.policies.is_empty() {
+                return Err("a row that replaces policies begins with some of its own".into());
             }
-            let answer = Answer { status: says.status, headers: says.headers.clone(), body: self.stage.filled(&says.body)? };
-            let what = match &says.path {
-                Some(path) => format!("the provider answers {path} with {}", says.status),
-                None => format!("the provider answers {}", says.status),
-            };
-            self.api.answers(says.path.as_deref(), answer);
-            return Ok((what, Vec::new()));
+            self.bench.replaced(files).await?;
+            return Ok(("policies are replaced".into(), Vec::new()));
         }
         if let Some(seconds) = step.wait_s {
             self.bench.clock.advance_ms(seconds * 1000);
@@ -253,11 +295,19 @@ impl Story<'_> {
         answer.and_then(|a| a.header("etag")).ok_or_else(|| format!("if_match: step {step} was answered with no ETag"))
     }
 
-    async fn all(&self, requests: impl Iterator<Item = Request>) -> Result<Vec<Response>, String> {
+    /// Sends them at once; where the store is held, somebody else has its lock until all are answered.
+    async fn all(&mut self, requests: impl Iterator<Item = Request>, held: bool) -> Result<Vec<Response>, String> {
         let to = self.bench.public;
+        if held {
+            self.bench.store().hold().await.map_err(|e| e.to_string())?;
+        }
         let calls =
             requests.map(|request| async move { once(to, &request).await?.ok_or_else(|| "the public listener hangs up".to_owned()) });
-        try_join_all(calls).await
+        let answers = try_join_all(calls).await;
+        if held {
+            self.bench.store().let_go().await.map_err(|e| e.to_string())?;
+        }
+        answers
     }
 
     fn message(&self, send: &Send, fresh: bool) -> Result<Request, String> {
@@ -288,14 +338,21 @@ impl Story<'_> {
     /// What the provider was called for since the last step, and with whose credential.
     fn calls(&self) -> Vec<(String, &'static str)> {
         let apps = [("platform", &self.stage.platform), ("tenant", &self.stage.tenant), ("other", &self.stage.other)];
-        let call = |(method, path, said): (String, String, String)| {
+        let call = |asked: Asked| {
+            let (path, said) = (outside::target(&asked), asked.header("authorization"));
             let holds = |credential: &str| path.contains(credential) || said.contains(credential);
             let whose = apps.iter().find(|(_, app)| holds(&app.credential())).map_or("nobody", |(name, _)| name);
             let path = apps.iter().fold(path.clone(), |path, (_, app)| path.replace(&app.credential(), "…"));
-            (format!("{method} {path}"), whose)
+            (format!("{} {path}", asked.method), whose)
         };
         self.api.unseen().into_iter().map(call).collect()
     }
+}
+
+/// What somebody outside is told to do from here on.
+fn told(who: &str, says: &Says) -> String {
+    let to = says.to.as_ref().map_or_else(String::new, |to| format!(" {to} with"));
+    if says.hangs { format!("{who} does not answer any more") } else { format!("{who} answers{to} {}", says.status) }
 }
 
 fn shown(answer: &Response) -> String {
@@ -305,7 +362,8 @@ fn shown(answer: &Response) -> String {
             let _ = write!(out, " · {name}: {value}");
         }
     }
-    let text = redacted(&answer.text());
+    let times = answer.header("content-type").is_some_and(|kind| kind.starts_with("application/openmetrics-text"));
+    let text = if times { "(how long things took is another each time)".to_owned() } else { redacted(&answer.text()) };
     let cut: String = text.chars().take(1_000).collect();
     let _ = writeln!(out, "\n   {}", if cut.is_empty() { "(empty)" } else { cut.trim_end() });
     out

@@ -9,8 +9,8 @@ use serde_json::{Value as Json, json};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteRow};
 use sqlx::{AssertSqlSafe, Column as _, ConnectOptions as _, Row as _, SqliteConnection, TypeInfo as _, ValueRef as _};
 
-use super::StoreError;
 use super::writer::failed;
+use super::{StoreError, queries};
 
 /// The tables whose rows a webhook may add to.
 const TABLES: [&str; 9] = ["events", "dedupe", "deliveries", "decisions", "refusals", "audit", "sessions", "attempts", "sends"];
@@ -83,6 +83,31 @@ impl Scratch {
     pub async fn rejected_sets(&mut self) -> Result<i64, StoreError> {
         let count = "SELECT COUNT(*) FROM audit WHERE action = 'policies.load' AND outcome = 'refused'";
         sqlx::query_scalar(count).fetch_one(&mut self.0).await.map_err(failed)
+    }
+
+    /// How many attempts of deliveries were settled.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn attempts(&mut self) -> Result<usize, StoreError> {
+        let count: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM attempts").fetch_one(&mut self.0).await.map_err(failed)?;
+        Ok(usize::try_from(count).unwrap_or_default())
+    }
+
+    /// Takes the lock that every write needs, until it is let go.
+    ///
+    /// # Errors
+    /// When nobody else lets it go.
+    pub async fn hold(&mut self) -> Result<(), StoreError> {
+        queries::run(&mut self.0, "BEGIN IMMEDIATE").await
+    }
+
+    /// Lets the lock go.
+    ///
+    /// # Errors
+    /// When it was not held.
+    pub async fn let_go(&mut self) -> Result<(), StoreError> {
+        queries::run(&mut self.0, "ROLLBACK").await
     }
 
     /// The refusals, as far as anybody may read them.

@@ -70,8 +70,9 @@ rows! {
     row_001 row_002 row_003 row_004 row_005 row_006 row_007 row_008 row_009 row_010 row_011 row_012 row_013 row_014 row_015 row_016
     row_017 row_018 row_019 row_020 row_021 row_022 row_023 row_024 row_025 row_026 row_027 row_028 row_029 row_030 row_031 row_032
     row_033 row_034 row_035 row_036 row_037 row_038 row_039 row_040 row_041 row_042 row_043 row_044 row_045 row_046 row_047 row_048
-    row_049 row_050 row_051 row_052 row_053 row_054 row_055 row_056 row_057 row_058 row_059 row_061 row_062 row_063 row_064 row_065
-    row_066 row_067 row_068 row_069 row_070 row_071 row_072 row_073 row_074 row_075 row_076 row_077 row_078 row_079 row_080 row_081
-    row_082 row_083 row_092 row_093 row_094 row_096 row_097 row_099 row_101 row_102 row_103 row_104 row_105 row_106 row_107 row_108
-    row_109 row_110 row_112 row_119 row_120 row_121 row_122 row_123 row_151 row_155
+    row_049 row_050 row_051 row_052 row_053 row_054 row_055 row_056 row_057 row_058 row_059 row_060 row_061 row_062 row_063 row_064
+    row_065 row_066 row_067 row_068 row_069 row_070 row_071 row_072 row_073 row_074 row_075 row_076 row_077 row_078 row_079 row_080
+    row_081 row_082 row_083 row_084 row_089 row_091 row_092 row_093 row_094 row_096 row_097 row_099 row_101 row_102 row_103 row_104
+    row_105 row_106 row_107 row_108 row_109 row_110 row_112 row_119 row_120 row_121 row_122 row_123 row_124 row_125 row_126 row_127
+    row_128 row_129 row_130 row_131 row_132 row_133 row_137 row_140 row_149 row_151 row_152 row_155 row_157 row_158
 }

@@ -1,0 +1,114 @@
+//! A step of a story as a person writes it; its words are said in `tests/tables/failure_paths/README.md`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Deserialize;
+use serde_yaml::{Mapping, Value};
+
+use super::row::{Operate, When};
+
+/// One thing that happens in a story, and what must come of it. Exactly one of the first few words says what.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Step {
+    pub webhook: Option<When>,
+    pub send: Option<Send>,
+    pub operate: Option<Operate>,
+    pub get: Option<String>,
+    /// What the provider answers from here on.
+    pub provider: Option<Says>,
+    /// What the agents answer from here on.
+    pub agent: Option<Says>,
+    /// Policy files saved while it runs; the step ends when they are in force.
+    pub policies: Option<BTreeMap<String, String>>,
+    /// So many seconds pass.
+    pub wait_s: Option<i64>,
+    /// The wall clock is set by so many seconds while none pass.
+    pub clock_step_s: Option<i64>,
+    pub damage: Option<String>,
+    pub apply: Option<Value>,
+    /// The same request so many times at once.
+    pub at_once: Option<usize>,
+    /// Each of them under an idempotency key of its own.
+    pub fresh_keys: bool,
+    /// Somebody else holds the store's lock until they are answered.
+    pub store_held: bool,
+    /// The step ends when so many attempts of deliveries are settled in all.
+    pub settled: Option<usize>,
+    pub expect: StepExpect,
+}
+
+/// An agent's message.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Send {
+    /// Whose agent: `tenant`, `other`; a token of nobody where it is `nobody`.
+    #[serde(rename = "as", default = "tenant")]
+    pub who: String,
+    /// The key; one of its own where it is left out.
+    pub key: Option<String>,
+    /// Fields over `{installation, conversation, text}`; null takes one away.
+    #[serde(default)]
+    pub body: Mapping,
+}
+
+fn tenant() -> String {
+    "tenant".to_owned()
+}
+
+/// What the provider or an agent answers.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Says {
+    #[serde(default)]
+    pub status: u16,
+    /// Only to what begins so: the provider's path, the text of the agent's event.
+    #[serde(default)]
+    pub to: Option<String>,
+    /// It takes what it is sent and never answers.
+    #[serde(default)]
+    pub hangs: bool,
+    #[serde(default)]
+    pub headers: Vec<(String, String)>,
+    #[serde(default)]
+    pub body: Value,
+    /// So many bytes instead.
+    #[serde(default)]
+    pub body_bytes: Option<usize>,
+}
+
+/// What a step must come to; what is left out is in the snapshot only.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StepExpect {
+    pub status: Option<u16>,
+    /// Of requests at once, sorted.
+    pub statuses: Option<Vec<u16>>,
+    /// The problem's code.
+    pub code: Option<String>,
+    /// The reason in the ingress metrics.
+    pub reason: Option<String>,
+    /// All of them, of many at once.
+    pub reasons: Option<BTreeSet<String>>,
+    pub body: Option<String>,
+    pub says: Vec<String>,
+    pub silent_of: Vec<String>,
+    /// `Retry-After`, in seconds.
+    pub retry_after: Option<String>,
+    /// Rows by table, exactly.
+    pub writes: Option<BTreeMap<String, i64>>,
+    /// How often the provider was called, and with whose credential: `none`, `own`, `own own`.
+    pub calls: Option<String>,
+    /// How often which path of the provider was called.
+    pub called: Option<BTreeMap<String, usize>>,
+    /// What the agents were sent since the last step: each event's text and the attempt's number.
+    pub agent_calls: Option<Vec<String>>,
+    /// By how much these series of the metrics grew.
+    pub counts: Option<BTreeMap<String, f64>>,
+    /// Answered like an earlier step, whose number from 1 it is, to the byte but for ids of requests.
+    pub same_as: Option<usize>,
+    /// The first column of what a query finds, row by row.
+    pub finds: Vec<(String, Vec<String>)>,
+    /// Audit actions, in order.
+    pub audits: Option<Vec<String>>,
+}
