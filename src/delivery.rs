@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use crate::config::DeliverySection;
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::delivery::{Attempt, Claimed, Settled};
+use crate::domain::guard::{Guard, stands};
 use crate::domain::reason::ReasonCode;
 use crate::store::{EventView, Store};
 use crate::transport::Transport;
@@ -217,7 +218,7 @@ impl Courier {
         let at = self.clock.now();
         let schedule = &self.settings.schedule_ms;
         let mut received = at;
-        let (verdict, status, settled) = if retry::is_beyond(schedule, claimed.attempt) {
+        let (verdict, status, settled) = if retry::is_beyond(schedule, claimed.attempt) && stands(Guard::PoisonEnds) {
             // Not even read again: reading may be what takes the process down.
             let code = ReasonCode::DeliveryExhausted;
             (Verdict::failed(code), None, Settled::Dead(code))

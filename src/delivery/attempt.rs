@@ -5,6 +5,7 @@ use http::Method;
 use super::{cloudevent, native, retry};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::Claimed;
+use crate::domain::guard::{Guard, stands};
 use crate::domain::installation::{Agent, DeliveryFormat};
 use crate::domain::reason::ReasonCode;
 use crate::domain::secret::Secret;
@@ -90,7 +91,8 @@ pub fn classify(answer: &Result<WireResponse, TransportError>, now: Timestamp) -
     let after_ms = || retry::retry_after_ms(&answer.headers, now);
     match answer.status {
         200..=299 => Verdict::Delivered,
-        410 => Verdict::Gone,
+        410 if stands(Guard::GoneHalts) => Verdict::Gone,
+        300..=399 if !stands(Guard::AgentRedirect) => Verdict::Delivered,
         300..=399 => Verdict::failed(ReasonCode::DeliveryAgentRedirect),
         429 => Verdict::Failed { code: ReasonCode::DeliveryAgentThrottled, after_ms: after_ms() },
         503 => match after_ms() {

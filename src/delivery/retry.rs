@@ -6,6 +6,7 @@ use super::attempt::Verdict;
 use crate::crypto::sha256;
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::Settled;
+use crate::domain::guard::{Guard, stands};
 use crate::domain::ids::DeliveryId;
 use crate::domain::reason::ReasonCode;
 
@@ -28,11 +29,16 @@ pub fn settle(verdict: &Verdict, schedule_ms: &[u64], number: i64, spread: u64, 
         Verdict::Failed { after_ms, .. } => *after_ms,
     };
     // The wait before the next attempt stands at the index that is this one's number.
-    let Some(wait_ms) = usize::try_from(number).ok().and_then(|next| schedule_ms.get(next)) else {
+    let mut wait_ms = usize::try_from(number).ok().and_then(|next| schedule_ms.get(next));
+    if !stands(Guard::ScheduleEnds) {
+        wait_ms = wait_ms.or(schedule_ms.last());
+    }
+    let Some(wait_ms) = wait_ms else {
         return Settled::Dead(ReasonCode::DeliveryExhausted);
     };
     let wait_ms = match after_ms {
         // Not before the agent said, but not all at that very moment either.
+        Some(ms) if !stands(Guard::PauseClamped) => ms,
         Some(ms) => spread_over(ms.clamp(RETRY_AFTER_MS_MIN, RETRY_AFTER_MS_MAX), 0, SPREAD_PERCENT, spread).min(RETRY_AFTER_MS_MAX),
         None => spread_over(i64::try_from(*wait_ms).unwrap_or(i64::MAX), -SPREAD_PERCENT, SPREAD_PERCENT, spread),
     };

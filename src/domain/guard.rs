@@ -149,6 +149,20 @@ guards! {
     MatrixGreen "matrix_green" keeps_out "a promotion on a red matrix run" rows "123";
     MatrixOfPolicies "matrix_of_policies" keeps_out "a promotion on a run against other policies" rows "123";
     RollBackVoids "roll_back_voids" keeps_out "a promotion on a run from before a roll-back" rows "123";
+
+    // Agents and deliveries.
+    AgentUrl "agent_url" keeps_out "agents on private networks, and addresses that can be read two ways" rows "124" "126";
+    AnswerLength "answer_length" keeps_out "an agent's answer that is larger than anybody reads" rows "128";
+    AgentRedirect "agent_redirect" keeps_out "a redirect taken for a delivery" rows "127";
+    ScheduleEnds "schedule_ends" keeps_out "attempts without an end" rows "130";
+    GoneHalts "gone_halts" keeps_out "more deliveries to an agent that wants none" rows "131";
+    PauseClamped "pause_clamped" keeps_out "a pause as long as an agent likes" rows "132";
+    PoisonEnds "poison_ends" keeps_out "an event that takes down one worker after the other" rows "133";
+
+    // Operators.
+    OperatorKnown "operator_known" keeps_out "whoever brings any operator token" rows "149";
+    VersionHeld "version_held" keeps_out "a change that was planned against another version" rows "155";
+    AuditedOrNothing "audited_or_nothing" keeps_out "a change without its audit line" rows "157";
 }
 
 /// Whether a guard stands: always.

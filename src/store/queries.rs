@@ -315,10 +315,11 @@ pub(super) async fn audit(conn: &mut SqliteConnection, records: &[AuditRecord]) 
         };
         rows.push(AuditRow { record, verdict });
     }
-    insert_audit(conn, &rows).await.map_err(|error| match error {
-        StoreError::Unavailable(why) => StoreError::Unaudited(why),
-        other => other,
-    })
+    match insert_audit(conn, &rows).await {
+        Err(StoreError::Unavailable(why)) if stands(Guard::AuditedOrNothing) => Err(StoreError::Unaudited(why)),
+        Err(StoreError::Unavailable(_)) => Ok(()),
+        done => done,
+    }
 }
 
 /// Forgets dedupe keys.
