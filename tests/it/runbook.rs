@@ -1,6 +1,7 @@
 //! `docs/rollout.md`, played: every command on the page, in its order, by the real binary against the real binary. What the page
 //! says it answers, it must.
 
+use std::collections::BTreeSet;
 use std::process::{Command, Output};
 
 use serde_json::{Value, json};
@@ -65,8 +66,12 @@ impl Bed {
     async fn settled(&self) {
         let (dir, schema) = (self.home.path("policies"), here("schemas/gateway.cedarschema"));
         let version = byoa_gateway::policy::load::read(&dir, &schema).unwrap().version().to_string();
-        let request = Request::get("/v1/policies").header("authorization", format!("Bearer {OPERATOR_TOKEN}"));
-        while once(self.serving.operator, &request).await.unwrap().json()["active"]["version"] != version.as_str() {}
+        while self.get("/v1/policies").await["active"]["version"] != version.as_str() {}
+    }
+
+    async fn get(&self, path: &str) -> Value {
+        let request = Request::get(path).header("authorization", format!("Bearer {OPERATOR_TOKEN}"));
+        once(self.serving.operator, &request).await.unwrap().json()
     }
 }
 
@@ -112,5 +117,15 @@ async fn every_command_of_the_runbook() {
         played += 1;
     }
     assert!(played > 40, "only {played} commands are on the page");
+
+    // Whatever was let in on the way, by its own route or by a legacy one, arrived, and arrived once.
+    let events = bed.get("/v1/events?limit=200").await["items"].as_array().unwrap().clone();
+    let mut waited_for: BTreeSet<String> = events.iter().map(|e| e["id"].as_str().unwrap().to_owned()).collect();
+    assert!(waited_for.len() > 25, "{events:?}");
+    while !waited_for.is_empty() {
+        let id = agent.next().await.headers["webhook-id"].to_str().unwrap().to_owned();
+        assert!(waited_for.remove(&id), "{id} arrived twice, or is nobody's");
+    }
+    assert!(agent.unseen().is_none());
     assert!(bed.serving.terminate().success());
 }
