@@ -1,6 +1,6 @@
 """How long a run of the failure-path matrix takes, and what it does to webhooks that come in meanwhile.
 
-    cargo build --release --locked --bin byoa --example rate && python3 benches/matrix.py [--rounds 3] [--seconds 10] [--cores 0]
+    cargo build --release --locked --bin byoa --example rate && python3 benches/matrix.py --target "$PWD/target" [--rounds 3] [--seconds 20] [--cores 0]
 
 The gateway has the cores it is given, the matrix that it plays included; the load comes from core 1 at a constant rate, open-loop,
 and its latency counts from the time a request was due. Turns are interleaved: with no run, and with one run after the other for

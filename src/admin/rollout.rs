@@ -16,6 +16,7 @@ use crate::domain::installation::{Mode, ProviderKind};
 use crate::domain::reason::ReasonCode;
 use crate::domain::rollout::{FlagChange, FlagRecord, GlobalChange, GlobalRecord, MatrixRun, RollbackMode, RolloutStage};
 use crate::policy::action::{FlagFacts, PromoteRollout, RollBack, SetRolloutFlag};
+use crate::policy::facts::bucket;
 
 /// A change of one provider's flag.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -325,7 +326,9 @@ impl Admin {
         let (now, rules) = (self.clock.now(), &self.rollout);
         let directory = self.store.directory();
         let own = directory.installations.values().filter(|i| i.item.provider == record.provider && i.item.owner.mode() == Mode::Byoa);
-        let own: Vec<_> = own.map(|i| i.item.id.clone()).collect();
+        // Of whoever is let in: what others were heard by their legacy routes says nothing of their own apps.
+        let in_canary = |org: &OrgId| record.flag.canary.contains(org) || bucket(org, record.provider) < record.flag.percent;
+        let own: Vec<_> = own.filter(|i| in_canary(&i.item.org)).map(|i| i.item.id.clone()).collect();
         let wanted = i64::from(rules.min_canary_events);
         let canary = record.flag.stage == RolloutStage::Canary;
         let events = if canary { self.store.events_since(&own, record.staged_at, wanted.max(1)).await? } else { 0 };

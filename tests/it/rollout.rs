@@ -235,6 +235,17 @@ async fn a_soak_is_time_and_events_of_the_tenants_own_apps_since_the_canary_bega
     assert_eq!(desk.post("slack/promote", json!({})).await, early, "one event and the platform's");
     desk.hear(&own, 14..=14).await;
     assert_eq!(desk.post("slack/promote", json!({})).await, "200 on");
+
+    assert_eq!(desk.post("slack/rollback", json!({"reason": "complaints"})).await, "200 off");
+    desk.gateway.clock.advance_ms(1_000);
+    desk.canary().await;
+    assert_eq!(desk.post("slack", json!({"canary_orgs": ["acme", "globex"]})).await, "200 canary");
+    desk.hear(&world::globex(ProviderKind::Slack), 21..=22).await;
+    desk.gateway.clock.advance_ms(3_600_000);
+    assert_eq!(desk.post("slack", json!({"canary_orgs": ["acme"]})).await, "200 canary");
+    assert_eq!(desk.post("slack/promote", json!({})).await, early, "events of an org that is not in the canary any more");
+    assert_eq!(desk.post("slack", json!({"canary_orgs": ["acme", "globex"]})).await, "200 canary");
+    assert_eq!(desk.post("slack/promote", json!({})).await, "200 on");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
