@@ -29,6 +29,7 @@ use crate::domain::clock::Clock;
 use crate::domain::delivery::Claimed;
 use crate::domain::installation::ProviderKind;
 use crate::domain::reason::Failure;
+use crate::matrix;
 use crate::matrix::loopback::{self, Loopback};
 use crate::transport::Transport;
 use desk::Desk;
@@ -104,9 +105,8 @@ impl Stage {
         let agents = loopback::serve(move |asked| agents.clone().take(asked)).await.map_err(loopback)?;
 
         let (config, ear) = (house.config(side.address), Arc::new(Ear(tell)));
-        let gateway = Gateway::start_with(config, EnvSecrets::default(), clock.clone(), Outfit { watcher: Some(ear), ..Outfit::default() })
-            .await
-            .map_err(failed)?;
+        let outfit = Outfit { watcher: Some(ear), player: Some(matrix::player()), ..Outfit::default() };
+        let gateway = Gateway::start_with(config, EnvSecrets::default(), clock.clone(), outfit).await.map_err(failed)?;
         let (public, operator) = (format!("http://{}", gateway.public), format!("http://{}", gateway.operator));
         echo.answer_at(public.clone());
         let token = Operators::first_token(&house.token_file()).map_err(failed)?;

@@ -16,7 +16,9 @@ said = json.loads(sys.argv[1])
 
 
 def tell(**line):
-    print(json.dumps(line), flush=True)
+    # In one write: handlers run on several threads, and `print` writes the end of a line by itself.
+    sys.stdout.write(json.dumps(line) + "\n")
+    sys.stdout.flush()
 
 
 async def message(update, context):
