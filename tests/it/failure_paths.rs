@@ -8,6 +8,8 @@
 mod coverage;
 mod process;
 
+pub use coverage::hardening_rows;
+
 use byoa_gateway::domain::clock::Timestamp;
 use byoa_gateway::matrix::row::{Row, To};
 use byoa_gateway::matrix::{ROWS, Setting, play};

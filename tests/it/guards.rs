@@ -134,7 +134,8 @@ fn every_row_has_a_guard_or_a_reason() {
         }
     }
     let has_provider = |id: &&str| read(id).plays().unwrap().iter().any(|play| play.to.provider().is_some());
-    let rows: BTreeSet<&str> = ROWS.iter().map(|(id, _)| *id).filter(has_provider).collect();
+    // Rows from 201 on are shown by source mutants (tests/it/mutants.rs).
+    let rows: BTreeSet<&str> = ROWS.iter().map(|(id, _)| *id).filter(|id| *id < "201").filter(has_provider).collect();
     let wrong: Vec<String> = rows
         .iter()
         .filter_map(|row| match (named.get(row), UNGUARDED.iter().any(|(id, _)| id == row)) {

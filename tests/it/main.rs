@@ -22,6 +22,7 @@ mod layering;
 mod lifecycle;
 mod matrix_run;
 mod media;
+mod mutants;
 mod native;
 mod operator;
 mod outbound;

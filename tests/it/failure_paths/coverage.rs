@@ -2,6 +2,7 @@
 //! a name, or named with the reason why not; and no exemption is needless.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 
 use byoa_gateway::domain::installation::{Mode, ProviderKind};
 use byoa_gateway::matrix::ROWS;
@@ -66,21 +67,24 @@ const DIMENSIONS: [(&str, &[(u16, u16)]); 18] = [
     ("replay", &[(28, 39)]),
     ("clock", &[(40, 40)]),
     ("tenant", &[(41, 54)]),
-    ("policy", &[(55, 61)]),
+    ("policy", &[(55, 61), (202, 202)]),
     ("parse", &[(62, 72)]),
     ("http", &[(73, 86)]),
-    ("limit", &[(87, 91)]),
-    ("secret", &[(92, 100)]),
+    ("limit", &[(87, 91), (201, 201), (203, 205), (208, 209)]),
+    ("secret", &[(92, 100), (213, 213)]),
     ("send", &[(101, 112)]),
     ("oauth", &[(113, 118)]),
     ("life", &[(119, 123)]),
     ("ssrf", &[(124, 129)]),
-    ("deliver", &[(130, 137)]),
-    ("store", &[(138, 144)]),
+    ("deliver", &[(130, 137), (206, 207)]),
+    ("store", &[(138, 144), (211, 211)]),
     ("ops", &[(145, 148)]),
-    ("admin", &[(149, 155)]),
-    ("audit", &[(156, 158)]),
+    ("admin", &[(149, 155), (212, 212)]),
+    ("audit", &[(156, 158), (210, 210)]),
 ];
+
+/// The rows there must be: those of the first matrix, and those that attacks from outside added.
+const NUMBERS: [RangeInclusive<u16>; 2] = [1..=158, 201..=213];
 
 fn matrix() -> Matrix {
     let text = std::fs::read_to_string(here("tests/tables/failure_paths/matrix.yaml")).unwrap();
@@ -120,7 +124,7 @@ fn every_row_is_played_or_shown_or_named() {
     assert_eq!(files, tests, "a row without its test, or a test without its row");
 
     let mut wrong = Vec::new();
-    for number in 1..=158 {
+    for number in NUMBERS.into_iter().flatten() {
         let id = format!("{number:03}");
         let shown: Vec<&ByTest> = matrix.tests.iter().filter(|t| holds(&t.rows, &id)).collect();
         let missing: Vec<&NotBuilt> = matrix.not_built.iter().filter(|n| holds(&n.rows, &id)).collect();
@@ -150,6 +154,24 @@ fn every_row_is_played_or_shown_or_named() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The rows from 201 on that are played or shown by tests, each with the test functions that show it.
+pub fn hardening_rows() -> Vec<(String, Vec<String>)> {
+    let matrix = matrix();
+    let mut rows = Vec::new();
+    for id in NUMBERS[1].clone().map(|number| format!("{number:03}")) {
+        let mut tests: Vec<String> = matrix.rows.contains_key(&id).then(|| format!("failure_paths::row_{id}")).into_iter().collect();
+        for name in matrix.tests.iter().filter(|t| holds(&t.rows, &id)).flat_map(|t| &t.by) {
+            let Some((file, function)) = name.split_once(' ') else { continue };
+            let module = file.trim_end_matches(".rs").replace('/', "::");
+            tests.extend([format!("{module}::{function}"), format!("{module}::tests::{function}")]);
+        }
+        if !tests.is_empty() {
+            rows.push((id, tests));
+        }
+    }
+    rows
 }
 
 /// What a row that is not played says of tests is so.
