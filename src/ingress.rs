@@ -28,6 +28,7 @@ use crate::store::directory::{Directory, Kept};
 use crate::store::{AcceptRequest, Acceptance, NewEvent, Store};
 use crate::telemetry::metrics::Metrics;
 use crate::vault::Vault;
+use crate::wire::offload::in_proportion;
 use crate::wire::waiting::Waiting;
 use crate::wire::{BodySource, RequestHead};
 use synchronous::Awaited;
@@ -106,7 +107,7 @@ impl Ingress {
         }
         let headers = identified.inspect(head, &self.vault, head.received).map_err(stop)?;
         let body = body.read(body_bytes_max).await.map_err(refuse)?;
-        let proved = headers.verify(&body).map_err(refuse)?;
+        let proved = in_proportion(body.len(), || headers.verify(&body)).map_err(refuse)?;
 
         if proved.slot() == providers::SecretSlot::Previous {
             self.metrics.previous_secret_used(claimed.provider);
@@ -117,7 +118,7 @@ impl Ingress {
     /// From here on the sender is known: every refusal is recorded and answered 200.
     async fn proved(&self, head: &RequestHead, body: &Bytes, proved: &Proved, directory: &Directory) -> Result<Outcome, Stop> {
         let profile = proved.profile();
-        let said = match proved.read(head, body, directory) {
+        let said = match in_proportion(body.len(), || proved.read(head, body, directory)) {
             Ok(Said::Handshake(challenge)) => {
                 self.metrics.ingress(profile.provider, Some(profile.owner.mode()), "handshake", Some(ReasonCode::IngressHandshake));
                 self.handshake_seen(head, profile).await;

@@ -174,6 +174,15 @@ pub struct ReplyAddress {
     pub conversation: Option<String>,
 }
 
+/// The addresses in an event's bytes that work without a token, each list in the order of the bytes.
+#[derive(Debug, Default)]
+pub struct ReplyAddresses {
+    /// Addresses that an agent may get a link for.
+    pub linked: Vec<ReplyAddress>,
+    /// The places of further addresses, which no agent sees.
+    pub withheld: Vec<Range<usize>>,
+}
+
 /// What a provider counts calls by, within one installation.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Shared {
@@ -302,19 +311,20 @@ pub trait Provider: Send + Sync {
     /// An `ingress.*` or `authn.identity_*` code.
     fn parse(&self, proof: &SignatureValid, head: &RequestHead, body: &Bytes) -> Result<Parsed, ReasonCode>;
 
-    /// The provider's own JSON of an event for an agent, without the bearer secrets it may hold.
-    fn raw_for_agent(&self, raw: &[u8], media_type: &str) -> serde_json::Value {
+    /// The provider's own JSON of an event for an agent, without the bearer secrets in it. Everything else is as it came, so
+    /// that numbers of any length and form arrive. `None` when the bytes cannot be read.
+    fn raw_for_agent(&self, raw: &[u8], media_type: &str) -> Option<String> {
         let _ = media_type;
-        serde_json::from_slice(raw).unwrap_or_default()
+        std::str::from_utf8(raw).ok().map(str::to_owned)
     }
 
-    /// The addresses in an event's own bytes to which anybody who has them may post in the app's name, in their order.
+    /// The addresses in an event's own bytes to which anybody who has them may post in the app's name.
     ///
     /// # Errors
     /// [`ReasonCode::StoreCorrupt`] when the bytes cannot be read any more.
-    fn reply_addresses(&self, raw: &[u8], media_type: &str) -> Result<Vec<ReplyAddress>, ReasonCode> {
+    fn reply_addresses(&self, raw: &[u8], media_type: &str) -> Result<ReplyAddresses, ReasonCode> {
         let _ = (raw, media_type);
-        Ok(Vec::new())
+        Ok(ReplyAddresses::default())
     }
 
     /// A text as it stands in a place of [`Provider::reply_addresses`].

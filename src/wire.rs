@@ -2,6 +2,7 @@
 
 pub mod form;
 pub mod json;
+pub mod offload;
 pub mod problem;
 pub mod waiting;
 

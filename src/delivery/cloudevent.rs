@@ -118,12 +118,10 @@ pub fn body(event: &EventView, link: impl Fn(&Attachment) -> String) -> Result<V
     })
 }
 
-/// The provider's own JSON. Where the provider's file left nothing out these are the provider's bytes, so that `1e2`, `1.0`
-/// and integers beyond 64 bits arrive as they came; else the value it made of them.
+/// The provider's own JSON, every number as it was written.
 fn raw(event: &EventView) -> Result<Box<RawValue>, serde_json::Error> {
     let shown = providers::of(event.provider).raw_for_agent(&event.raw, &event.media_type);
-    let whole = serde_json::from_slice::<serde_json::Value>(&event.raw).is_ok_and(|all| all == shown);
-    if whole { serde_json::from_slice(&event.raw) } else { serde_json::value::to_raw_value(&shown) }
+    RawValue::from_string(shown.unwrap_or_else(|| "null".to_owned()))
 }
 
 /// The `webhook-signature` of a body; `None` when the secret is no key.

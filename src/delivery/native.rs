@@ -1,7 +1,7 @@
 //! What an unmodified SDK is sent: the provider's own bytes under the provider's own media type, signed as that provider
 //! signs, with the agent's secret and a new time. Values in, bytes out. Part of `delivery`, floor 7.
 
-use std::borrow::Cow;
+use std::ops::Range;
 
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
@@ -56,16 +56,25 @@ pub fn compose(
     Ok((headers.into_iter().map(|(name, value)| (name, Secret::new(value))).collect(), body))
 }
 
-/// The provider's bytes, with nothing changed but the addresses that work without a token.
+/// The provider's bytes, with nothing changed but the addresses that work without a token. An address that gets no link is
+/// replaced by a text that is no longer than the address, so the links alone make the body grow.
 fn body(event: &EventView, reply: impl Fn(usize) -> Option<String>) -> Result<Vec<u8>, ReasonCode> {
     let provider = providers::of(event.provider);
+    let found = provider.reply_addresses(&event.raw, &event.media_type)?;
+    let withheld = provider.as_reply_address(WITHHELD, &event.media_type);
+    let short = |at: &Range<usize>| if at.len() < withheld.len() { String::new() } else { withheld.clone() };
+    let linked = found.linked.iter().enumerate().map(|(n, address)| {
+        let ours = reply(n).map(|link| provider.as_reply_address(&link, &event.media_type));
+        (address.at.clone(), ours.unwrap_or_else(|| short(&address.at)))
+    });
+    let mut replaced: Vec<(Range<usize>, String)> = linked.chain(found.withheld.iter().map(|at| (at.clone(), short(at)))).collect();
+    replaced.sort_by_key(|(at, _)| at.start);
     let mut body = Vec::with_capacity(event.raw.len());
     let mut copied = 0;
-    for (n, found) in provider.reply_addresses(&event.raw, &event.media_type)?.into_iter().enumerate() {
-        body.extend_from_slice(event.raw.get(copied..found.at.start).ok_or(ReasonCode::StoreCorrupt)?);
-        let ours = reply(n).map_or(Cow::Borrowed(WITHHELD), Cow::Owned);
-        body.extend_from_slice(provider.as_reply_address(&ours, &event.media_type).as_bytes());
-        copied = found.at.end;
+    for (at, ours) in replaced {
+        body.extend_from_slice(event.raw.get(copied..at.start).ok_or(ReasonCode::StoreCorrupt)?);
+        body.extend_from_slice(ours.as_bytes());
+        copied = at.end;
     }
     body.extend_from_slice(event.raw.get(copied..).ok_or(ReasonCode::StoreCorrupt)?);
     Ok(body)

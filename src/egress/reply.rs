@@ -75,7 +75,7 @@ impl Egress {
         trail.session = Some(event.session.clone());
         let provider = providers::of(event.provider);
         let addresses = provider.reply_addresses(&event.raw, &event.media_type).map_err(|code| Ended::from(Stop::from(code)))?;
-        let address = addresses.into_iter().nth(ticket.place()).ok_or_else(no_more)?;
+        let address = addresses.linked.into_iter().nth(ticket.place()).ok_or_else(no_more)?;
         let conversation = address.conversation.or_else(|| event.normal.conversation.map(|c| c.id));
         let conversation = conversation.ok_or_else(|| Ended::new(ReasonCode::EgressMessageInvalid, "the event names no conversation"))?;
         trail.conversation = Some(conversation.clone());

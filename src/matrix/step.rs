@@ -103,6 +103,8 @@ pub struct StepExpect {
     pub called: Option<BTreeMap<String, usize>>,
     /// What the agents were sent since the last step: each event's text and the attempt's number.
     pub agent_calls: Option<Vec<String>>,
+    /// How often each text is in the bodies that the agents were sent since the last step.
+    pub agent_bodies: BTreeMap<String, usize>,
     /// By how much these series of the metrics grew.
     pub counts: Option<BTreeMap<String, f64>>,
     /// Answered like an earlier step, whose number from 1 it is, to the byte but for ids of requests.

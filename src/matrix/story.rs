@@ -204,7 +204,12 @@ impl Story<'_> {
             let _ = writeln!(self.shown, "   provider: {call} with the credential of {whose}");
         }
         let sent = |asked: &Asked| format!("{} {}", outside::text(asked).replace(&self.stage.api, "{api}"), asked.header("byoa-attempt"));
-        let sent: Vec<String> = self.agents.unseen().iter().map(sent).collect();
+        let unseen = self.agents.unseen();
+        for (wanted, times) in &expect.agent_bodies {
+            let found: usize = unseen.iter().map(|asked| String::from_utf8_lossy(&asked.body).matches(wanted.as_str()).count()).sum();
+            no(found == *times, format!("the agents were sent `{wanted}` {found} times"));
+        }
+        let sent: Vec<String> = unseen.iter().map(sent).collect();
         no(expect.agent_calls.as_ref().is_none_or(|wanted| sent == *wanted), format!("the agents were sent {sent:?}"));
         for sent in &sent {
             let _ = writeln!(self.shown, "   agent: {sent}");

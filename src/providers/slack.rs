@@ -12,7 +12,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Claim, EdgeLimits, Inspected, Limit, OauthClient, Parsed, Provider, Refresh, ReplyAddress, Sample, Shared, SignatureValid,
+    Claim, EdgeLimits, Inspected, Limit, OauthClient, Parsed, Provider, Refresh, ReplyAddresses, Sample, Shared, SignatureValid,
     SigningSecrets, error_word, get, json_post, lay_over, printable, tagged_digest, text_to_send, within,
 };
 use crate::crypto::MacKey;
@@ -112,25 +112,21 @@ impl Provider for Slack {
         }
     }
 
-    fn raw_for_agent(&self, raw: &[u8], media_type: &str) -> Value {
-        let mut value = if media_type == FORM {
-            let fields = body::form_fields(raw).unwrap_or_default();
-            match fields.iter().find(|(name, _)| name == "payload") {
-                Some((_, payload)) => serde_json::from_str(payload).unwrap_or_default(),
-                None => Value::Object(fields.into_iter().map(|(name, value)| (name, Value::String(value))).collect()),
-            }
-        } else {
-            serde_json::from_slice(raw).unwrap_or_default()
-        };
-        // The deprecated verification token still opens doors of old apps.
-        if let Some(token) = value.get_mut("token") {
-            *token = withheld();
+    fn raw_for_agent(&self, raw: &[u8], media_type: &str) -> Option<String> {
+        if media_type != FORM {
+            return replies::withheld(std::str::from_utf8(raw).ok()?);
         }
-        withhold_response_urls(&mut value);
-        value
+        let fields = body::form_fields(raw).ok()?;
+        match fields.iter().find(|(name, _)| name == "payload") {
+            Some((_, payload)) => replies::withheld(payload),
+            None => {
+                let fields: Map<String, Value> = fields.into_iter().map(|(name, value)| (name, Value::String(value))).collect();
+                replies::withheld(&Value::Object(fields).to_string())
+            }
+        }
     }
 
-    fn reply_addresses(&self, raw: &[u8], media_type: &str) -> Result<Vec<ReplyAddress>, ReasonCode> {
+    fn reply_addresses(&self, raw: &[u8], media_type: &str) -> Result<ReplyAddresses, ReasonCode> {
         replies::addresses(raw, media_type == FORM).ok_or(ReasonCode::StoreCorrupt)
     }
 
@@ -386,26 +382,4 @@ fn escaped(text: &str) -> String {
 /// What stands before the body in the signed text: the timestamp goes in as it was sent.
 fn prefix(timestamp: &[u8]) -> Vec<u8> {
     [b"v0:", timestamp, b":"].concat()
-}
-
-fn withheld() -> Value {
-    Value::String("[withheld]".to_owned())
-}
-
-/// <https://docs.slack.dev/interactivity/handling-user-interaction>: whoever has such an address may
-/// post with it, without a token.
-fn withhold_response_urls(value: &mut Value) {
-    match value {
-        Value::Object(fields) => {
-            for (name, inner) in fields {
-                if name == "response_url" {
-                    *inner = withheld();
-                } else {
-                    withhold_response_urls(inner);
-                }
-            }
-        }
-        Value::Array(items) => items.iter_mut().for_each(withhold_response_urls),
-        _ => {}
-    }
 }

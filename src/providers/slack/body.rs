@@ -13,6 +13,12 @@ use crate::wire::json::{self, Json};
 /// Slack documents no length; theirs has 52 characters.
 const CHALLENGE_BYTES_MAX: usize = 1024;
 
+/// Fields of a form. Slack's forms have about 15; each further one becomes a larger member of the JSON that agents get.
+const FIELDS_MAX: usize = 100;
+
+/// Files of a message that agents get addresses for: an address is longer than the file's entry. Slack takes 10 with a message.
+const FILES_MAX: usize = 50;
+
 /// The installation that a body names, found before anything else in it is read.
 struct Account {
     app_id: String,
@@ -129,7 +135,7 @@ fn callback(doc: &Json<'_>, account: Account, body: &Bytes) -> Result<InboundEve
     if is_message && conversation.is_none() {
         return Err(ReasonCode::IngressPayloadMalformed);
     }
-    let attachments = said.at("files").items().iter().filter_map(file).collect::<Vec<_>>();
+    let attachments = said.at("files").items().iter().filter_map(file).take(FILES_MAX).collect::<Vec<_>>();
     let own_user =
         doc.at("authorizations").items().first().filter(|a| a.at("is_bot").bool() == Some(true)).and_then(|a| a.at("user_id").str());
     let facts = Facts {
@@ -380,6 +386,9 @@ pub(super) fn form_fields(body: &[u8]) -> Result<Vec<(String, String)>, ReasonCo
     let mut fields = Vec::new();
     let mut seen = HashSet::new();
     for pair in body.split(|b| *b == b'&').filter(|pair| !pair.is_empty()) {
+        if fields.len() >= FIELDS_MAX {
+            return Err(ReasonCode::IngressFormMalformed);
+        }
         let mut parts = pair.splitn(2, |b| *b == b'=');
         let name = decoded(parts.next().unwrap_or_default())?;
         let value = decoded(parts.next().unwrap_or_default())?;

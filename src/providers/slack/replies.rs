@@ -1,15 +1,17 @@
-//! Slack's `response_url`: found where it stands in an event's bytes, and posted to. Whoever has one may post with it, five
-//! times within half an hour and without a token. Floor 2.
+//! Slack's `response_url`: found in an event's bytes, withheld, and posted to. A holder of such an address may post with it five
+//! times within half an hour and needs no token. Floor 2.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use bytes::Bytes;
 use http::Method;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use url::Url;
 
-use super::super::ReplyAddress;
+use super::super::{ReplyAddress, ReplyAddresses};
 use super::body::decoded;
 use crate::domain::message::SendReceipt;
 use crate::domain::secret::Secret;
@@ -18,18 +20,31 @@ use crate::wire::{WireRequest, WireResponse};
 /// <https://docs.slack.dev/interactivity/handling-user-interaction>
 const NAME: &str = "response_url";
 
+/// The conversation that an address posts to, beside the address.
+const CHANNEL: &str = "channel_id";
+
+/// The deprecated verification token, which still opens doors of old apps. It stands in the root object.
+const TOKEN: &str = "token";
+
+/// The text that replaces what an agent does not see.
+const WITHHELD: &str = "[withheld]";
+
 /// The only host whose addresses Slack gives out for this.
 const HOST: &str = "hooks.slack.com";
 
-/// Every `response_url`, in the order in which they stand there.
-pub(super) fn addresses(raw: &[u8], is_form: bool) -> Option<Vec<ReplyAddress>> {
-    let mut found = if is_form { in_form(raw)? } else { in_json(std::str::from_utf8(raw).ok()?)? };
-    found.sort_by_key(|address| address.at.start);
-    Some(found)
+/// Addresses of one event that an agent gets a link for. A command has one, and a modal one for each input that asks for a
+/// conversation.
+const LINKED_MAX: usize = 10;
+
+/// Every `response_url` of an event, in time that grows with the length of the event alone. The addresses nearest to the root
+/// of the document are linked and the others withheld, so that a message with addresses of its own deep in its metadata
+/// displaces none of Slack's.
+pub(super) fn addresses(raw: &[u8], is_form: bool) -> Option<ReplyAddresses> {
+    if is_form { in_form(raw) } else { in_json(std::str::from_utf8(raw).ok()?) }
 }
 
-fn in_form(raw: &[u8]) -> Option<Vec<ReplyAddress>> {
-    let mut found = Vec::new();
+fn in_form(raw: &[u8]) -> Option<ReplyAddresses> {
+    let mut found = ReplyAddresses::default();
     let mut start = 0_usize;
     let mut channel = None;
     for pair in raw.split(|b| *b == b'&') {
@@ -38,65 +53,187 @@ fn in_form(raw: &[u8]) -> Option<Vec<ReplyAddress>> {
         let name = decoded(pair.get(..value_at)?.strip_suffix(b"=").unwrap_or(pair)).ok()?;
         let from = start.checked_add(value_at)?;
         match name.as_str() {
-            NAME => found.push(ReplyAddress {
-                at: from..from.checked_add(encoded.len())?,
-                url: decoded(encoded).ok()?.into(),
-                conversation: None,
-            }),
-            "channel_id" => channel = Some(decoded(encoded).ok()?),
-            // Interactions: JSON in a form. Places in the JSON are places in the form, only longer.
+            NAME => {
+                let at = from..from.checked_add(encoded.len())?;
+                found.linked.push(ReplyAddress { at, url: decoded(encoded).ok()?.into(), conversation: None });
+            }
+            CHANNEL => channel = Some(decoded(encoded).ok()?),
+            // Interactions: JSON in a form.
             "payload" => {
-                for inner in in_json(&decoded(encoded).ok()?)? {
-                    let at = from.checked_add(encoded_at(encoded, inner.at.start))?..from.checked_add(encoded_at(encoded, inner.at.end))?;
-                    found.push(ReplyAddress { at, ..inner });
-                }
+                let mut inner = in_json(&decoded(encoded).ok()?)?;
+                encode_places(&mut inner, encoded, from)?;
+                found.linked.append(&mut inner.linked);
+                found.withheld.append(&mut inner.withheld);
             }
             _ => {}
         }
         start = start.checked_add(pair.len())?.checked_add(1)?;
     }
-    for address in &mut found {
+    found.linked.sort_by_key(|address| address.at.start);
+    found.withheld.extend(found.linked.drain(LINKED_MAX.min(found.linked.len())..).map(|address| address.at));
+    for address in &mut found.linked {
         address.conversation = address.conversation.take().or_else(|| channel.clone());
     }
     Some(found)
 }
 
-/// Where a byte of the decoded text stands in the encoded one.
-fn encoded_at(encoded: &[u8], decoded: usize) -> usize {
-    let mut at = 0_usize;
-    for _ in 0..decoded {
-        at = at.saturating_add(if encoded.get(at) == Some(&b'%') { 3 } else { 1 });
+/// Turns places in a decoded text into places in the encoded form, `from` bytes further on. One walk over the encoded text
+/// serves all places.
+fn encode_places(found: &mut ReplyAddresses, encoded: &[u8], from: usize) -> Option<()> {
+    let ranges = found.linked.iter_mut().map(|address| &mut address.at).chain(&mut found.withheld);
+    let mut offsets: Vec<&mut usize> = ranges.flat_map(|at| [&mut at.start, &mut at.end]).collect();
+    offsets.sort_unstable();
+    let (mut plain, mut at) = (0_usize, 0_usize);
+    for offset in offsets {
+        while plain < *offset {
+            at = at.checked_add(if *encoded.get(at)? == b'%' { 3 } else { 1 })?;
+            plain = plain.checked_add(1)?;
+        }
+        *offset = from.checked_add(at)?;
     }
-    at
+    Some(())
 }
 
-fn in_json(text: &str) -> Option<Vec<ReplyAddress>> {
-    let mut found = Vec::new();
-    walk(serde_json::from_str(text).ok()?, text, &mut found)?;
+fn in_json(text: &str) -> Option<ReplyAddresses> {
+    // The scan below only finds places: it relies on a well-formed document.
+    serde_json::from_str::<IgnoredAny>(text).ok()?;
+    let spots = scan(text)?.addresses;
+    let mut nearest: Vec<usize> = (0..spots.len()).collect();
+    nearest.sort_by_key(|i| spots.get(*i).map(|spot| spot.depth));
+    nearest.truncate(LINKED_MAX);
+    let mut found = ReplyAddresses::default();
+    for (i, Spot { at, channel, .. }) in spots.into_iter().enumerate() {
+        if nearest.contains(&i) {
+            let url = unquoted(text, &at)?.into();
+            let conversation = channel.and_then(|channel| unquoted(text, &channel));
+            found.linked.push(ReplyAddress { at, url, conversation });
+        } else {
+            found.withheld.push(at);
+        }
+    }
     Some(found)
 }
 
-fn walk(value: &RawValue, whole: &str, found: &mut Vec<ReplyAddress>) -> Option<()> {
-    let text = value.get();
-    if text.starts_with('{') {
-        let fields: BTreeMap<String, &RawValue> = serde_json::from_str(text).ok()?;
-        for (name, inner) in &fields {
-            if name == NAME && inner.get().starts_with('"') {
-                // Slices of one text: the distance of their starts is the place, and the quotes stay.
-                let from = inner.get().as_ptr().addr().checked_sub(whole.as_ptr().addr())?.checked_add(1)?;
-                let at = from..from.checked_add(inner.get().len().checked_sub(2)?)?;
-                let beside = fields.get("channel_id").and_then(|id| serde_json::from_str(id.get()).ok());
-                found.push(ReplyAddress { at, url: serde_json::from_str::<String>(inner.get()).ok()?.into(), conversation: beside });
-            } else {
-                walk(inner, whole, found)?;
-            }
-        }
-    } else if text.starts_with('[') {
-        for inner in serde_json::from_str::<Vec<&RawValue>>(text).ok()? {
-            walk(inner, whole, found)?;
-        }
+/// A document without its addresses and its verification token, every other byte as it came. Never longer than the document:
+/// a value that is shorter than the replacement is replaced by an empty text.
+pub(super) fn withheld(text: &str) -> Option<String> {
+    serde_json::from_str::<IgnoredAny>(text).ok()?;
+    let found = scan(text)?;
+    let mut places: Vec<Range<usize>> = found.addresses.into_iter().map(|spot| spot.at).chain(found.token).collect();
+    places.sort_unstable_by_key(|at| at.start);
+    let mut shown = String::with_capacity(text.len());
+    let mut copied = 0;
+    for at in places {
+        shown.push_str(text.get(copied..at.start)?);
+        shown.push_str(if at.len() < WITHHELD.len() { "" } else { WITHHELD });
+        copied = at.end;
     }
-    Some(())
+    shown.push_str(text.get(copied..)?);
+    Some(shown)
+}
+
+/// The text of a JSON string whose characters between the quotes stand at `at`.
+fn unquoted(text: &str, at: &Range<usize>) -> Option<String> {
+    serde_json::from_str(text.get(at.start.checked_sub(1)?..at.end.checked_add(1)?)?).ok()
+}
+
+/// An address in a JSON text: its characters between the quotes, how deep its object is nested, and the `channel_id` of that
+/// object.
+struct Spot {
+    at: Range<usize>,
+    depth: usize,
+    channel: Option<Range<usize>>,
+}
+
+/// The places that a scan finds, in the order of the text.
+#[derive(Default)]
+struct Scanned {
+    addresses: Vec<Spot>,
+    token: Option<Range<usize>>,
+}
+
+/// An array or object around the place that is scanned.
+#[derive(Default)]
+struct Frame {
+    is_object: bool,
+    /// The name whose value comes next; a string that comes without one is a name.
+    name: Option<Name>,
+    channel: Option<Range<usize>>,
+    /// The index of the address that stands in this object itself: no name is in an object twice.
+    spot: Option<usize>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Name {
+    Address,
+    Channel,
+    Token,
+    Other,
+}
+
+fn scan(text: &str) -> Option<Scanned> {
+    let bytes = text.as_bytes();
+    let (mut found, mut frames) = (Scanned::default(), Vec::<Frame>::new());
+    let mut at = 0_usize;
+    while let Some(byte) = bytes.get(at) {
+        match byte {
+            b'{' | b'[' => frames.push(Frame { is_object: *byte == b'{', ..Frame::default() }),
+            b'}' | b']' => {
+                let frame = frames.pop()?;
+                if let Some(spot) = frame.spot.and_then(|i| found.addresses.get_mut(i)) {
+                    spot.channel = frame.channel;
+                }
+            }
+            b',' => {
+                if let Some(frame) = frames.last_mut() {
+                    frame.name = None;
+                }
+            }
+            b'"' => {
+                let inside = string_at(bytes, at.checked_add(1)?)?;
+                at = inside.end;
+                let depth = frames.len();
+                if let Some(frame) = frames.last_mut().filter(|frame| frame.is_object) {
+                    match frame.name {
+                        None => frame.name = Some(name(text, &inside)?),
+                        Some(Name::Address) => {
+                            frame.spot = Some(found.addresses.len());
+                            found.addresses.push(Spot { at: inside, depth, channel: None });
+                        }
+                        Some(Name::Channel) => frame.channel = Some(inside),
+                        Some(Name::Token) if depth == 1 => found.token = Some(inside),
+                        Some(Name::Token | Name::Other) => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+        at = at.checked_add(1)?;
+    }
+    Some(found)
+}
+
+/// The characters of a string, from behind its first quote to its last.
+fn string_at(bytes: &[u8], start: usize) -> Option<Range<usize>> {
+    let mut at = start;
+    loop {
+        at = at.checked_add(memchr::memchr2(b'"', b'\\', bytes.get(at..)?)?)?;
+        if bytes.get(at) == Some(&b'"') {
+            return Some(start..at);
+        }
+        at = at.checked_add(2)?;
+    }
+}
+
+fn name(text: &str, at: &Range<usize>) -> Option<Name> {
+    let written = text.get(at.clone())?;
+    let spelled = if written.contains('\\') { unquoted(text, at)? } else { written.to_owned() };
+    Some(match spelled.as_str() {
+        NAME => Name::Address,
+        CHANNEL => Name::Channel,
+        TOKEN => Name::Token,
+        _ => Name::Other,
+    })
 }
 
 /// A post to an address that is Slack's: its host, or where configuration says that Slack's API is. Anything else would
@@ -134,11 +271,12 @@ mod tests {
 
     fn replaced(raw: &str, is_form: bool) -> (String, Vec<(String, Option<String>)>) {
         let found = addresses(raw.as_bytes(), is_form).unwrap();
+        assert!(found.withheld.is_empty());
         let mut text = raw.to_owned();
-        for (n, address) in found.iter().enumerate().rev() {
+        for (n, address) in found.linked.iter().enumerate().rev() {
             text.replace_range(address.at.clone(), &format!("<{n}>"));
         }
-        (text, found.into_iter().map(|a| (a.url.expose().to_owned(), a.conversation)).collect())
+        (text, found.linked.into_iter().map(|a| (a.url.expose().to_owned(), a.conversation)).collect())
     }
 
     #[test]
@@ -170,7 +308,42 @@ mod tests {
     fn what_cannot_be_read_is_not_handed_over() {
         assert!(addresses(b"payload=%7B", true).is_none());
         assert!(addresses(b"{", false).is_none());
-        assert!(addresses(b"a=%zz&response_url", true).is_some_and(|found| found.len() == 1));
+        assert!(addresses(b"a=%zz&response_url", true).is_some_and(|found| found.linked.len() == 1));
+    }
+
+    #[test]
+    fn ten_addresses_are_linked_and_those_nearest_to_the_root_are_among_them() {
+        let deep: Vec<String> = (0..30).map(|n| format!(r#"{{"response_url":"https://deep/{n}","channel_id":"D{n}"}}"#)).collect();
+        let json = format!(r#"{{"m":{{"e":[{}]}},"response_url":"https://own","channel_id":"C1"}}"#, deep.join(","));
+        let form = format!("payload={}", form_urlencoded::byte_serialize(json.as_bytes()).collect::<String>());
+        for (raw, is_form) in [(json, false), (form, true)] {
+            let found = addresses(raw.as_bytes(), is_form).unwrap();
+            let linked: Vec<_> = found.linked.iter().map(|a| (a.url.expose(), a.conversation.as_deref().unwrap_or_default())).collect();
+            let wanted: Vec<_> =
+                (0..9).map(|n| (format!("https://deep/{n}"), format!("D{n}"))).chain([("https://own".into(), "C1".into())]).collect();
+            assert_eq!(linked, wanted.iter().map(|(url, at)| (url.as_str(), at.as_str())).collect::<Vec<_>>());
+            assert_eq!(found.withheld.len(), 21);
+            for at in found.withheld {
+                let text = &raw[at];
+                assert!(text.starts_with("https") && text.contains("deep"), "{text}");
+            }
+        }
+    }
+
+    /// A walk that begins anew for each address takes minutes for this.
+    #[test]
+    fn a_megabyte_of_addresses_is_one_walk() {
+        let json = format!(r#"{{"a":[{}]}}"#, vec![r#"{"response_url":""}"#; 48_000].join(","));
+        let nested = format!("{}{}", r#"{"response_url":"#.repeat(60), "1") + &"}".repeat(60);
+        let form = format!("payload={}", form_urlencoded::byte_serialize(json.as_bytes()).collect::<String>());
+        let (done, ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let counts = [(json, false), (nested, false), (form, true)]
+                .map(|(raw, is_form)| addresses(raw.as_bytes(), is_form).map(|found| (found.linked.len(), found.withheld.len())));
+            let _ = done.send(counts);
+        });
+        let counts = ended.recv_timeout(std::time::Duration::from_secs(60)).expect("one walk ends");
+        assert_eq!(counts, [Some((10, 47_990)), Some((0, 0)), Some((10, 47_990))]);
     }
 
     #[test]

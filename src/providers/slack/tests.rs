@@ -291,15 +291,15 @@ fn org_wide_installs_are_found_by_their_enterprise() {
 
 #[test]
 fn an_agent_gets_the_providers_json_without_its_bearer_secrets() {
-    let event = Slack.raw_for_agent(&fixture("providers/slack/message_channel.json"), JSON);
+    let shown = |raw: &[u8], media_type| -> Value { serde_json::from_str(&Slack.raw_for_agent(raw, media_type).unwrap()).unwrap() };
+    let event = shown(&fixture("providers/slack/message_channel.json"), JSON);
     assert_eq!((event["token"].as_str(), event["event"]["client_msg_id"].is_string()), (Some("[withheld]"), true));
-    let action = Slack.raw_for_agent(&fixture("providers/slack/block_actions.txt"), FORM);
+    let action = shown(&fixture("providers/slack/block_actions.txt"), FORM);
     assert_eq!((action["token"].as_str(), action["response_url"].as_str()), (Some("[withheld]"), Some("[withheld]")));
     assert_eq!(action["actions"][0]["value"], "req-77");
-    let command = Slack.raw_for_agent(&fixture("providers/slack/slash_command.txt"), FORM);
+    let command = shown(&fixture("providers/slack/slash_command.txt"), FORM);
     assert_eq!((command["response_url"].as_str(), command["command"].as_str()), (Some("[withheld]"), Some("/ask")));
-    let nested =
-        Slack.raw_for_agent(br#"{"response_urls":[{"response_url":"https://hooks"}],"event":{"token":"kept"},"n":9007199254740993}"#, JSON);
+    let nested = shown(br#"{"response_urls":[{"response_url":"https://hooks"}],"event":{"token":"kept"},"n":9007199254740993}"#, JSON);
     insta::assert_json_snapshot!(nested, @r#"
     {
       "response_urls": [
@@ -404,4 +404,19 @@ proptest! {
         let read: std::collections::BTreeMap<String, String> = super::body::form_fields(body.as_bytes()).unwrap().into_iter().collect();
         prop_assert_eq!(read, fields);
     }
+}
+
+#[test]
+fn what_an_agent_gets_is_never_longer_than_what_came() {
+    let many = |item: &str| format!(r#"{{"token":"t","a":[{}]}}"#, vec![item; 1000].join(","));
+    for item in
+        [r#"{"response_url":""}"#, r#"{"response_url":1}"#, r#"{"response_url":"x"}"#, "1e15", r#"{"response_url":{"response_url":""}}"#]
+    {
+        let raw = many(item);
+        let shown = Slack.raw_for_agent(raw.as_bytes(), JSON).unwrap();
+        assert!(shown.len() <= raw.len() && serde_json::from_str::<Value>(&shown).is_ok(), "{item}");
+    }
+    let fields: Vec<String> = (0..101).map(|n| format!("f{n}")).collect();
+    let form = format!("command=%2Fask&{}", fields.join("&"));
+    assert_eq!(super::body::form_fields(form.as_bytes()).unwrap_err(), ReasonCode::IngressFormMalformed);
 }
