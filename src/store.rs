@@ -3,6 +3,7 @@
 //! Owns SQL, migrations, the group-committing writer and the in-memory [`directory::Directory`]. Never decides, never
 //! opens a secret. Floor 2. The callers see use cases only, so that PostgreSQL joins without touching them.
 
+mod conn;
 mod deliveries;
 pub mod directory;
 mod outbox;
@@ -38,6 +39,7 @@ pub use terms::{
     ListFilter, NewEvent, NewSend, Page, Resource, SealedRow, SecretPut, SendStart, SessionView, StoreError,
 };
 
+use conn::Conn;
 use directory::Directory;
 use outbox::Outbox;
 use sessions::Touched;
@@ -77,19 +79,20 @@ impl Store {
     /// # Errors
     /// `store.locked`, `store.schema_newer`, `store.durability_weak`, `store.corrupt`, `config.invalid`.
     pub async fn open(url: &str, limits: &Limits, rollout: &RolloutSection, clock: &Clock) -> Result<Self, StoreError> {
-        let mut opened = sqlite::open(url).await?;
+        let opened = sqlite::open(url).await?;
+        let mut writing = Conn::new(opened.writer);
         sqlite::seed_flags(&opened.readers, rollout, clock.now()).await?;
         let directory = read::directory(&opened.readers).await?;
         let (committing, committed) = watch::channel(0);
         let log_pages = Arc::new(AtomicI64::new(0));
         let outbox = Arc::new(Mutex::new(Outbox::default()));
-        let open = queries::open_deliveries(&mut opened.writer).await?;
+        let open = queries::open_deliveries(&mut writing).await?;
         lock(&outbox).rebuild(open);
-        let touched = Arc::new(Mutex::new(queries::touched(&mut opened.writer).await?));
+        let touched = Arc::new(Mutex::new(queries::touched(&mut writing).await?));
         let (jobs, queue) = mpsc::channel(limits.queue_max);
         let writer = tokio::spawn(writer::run(
             queue,
-            opened.writer,
+            writing,
             writer::Rules {
                 batch_max: limits.batch_max,
                 idle_ms: i64::from(limits.session_idle_hours) * 3_600_000,
@@ -194,7 +197,7 @@ impl Store {
 
     async fn task<T: Send + 'static>(
         &self,
-        work: impl for<'c> FnOnce(&'c mut sqlx::SqliteConnection) -> writer::Work<'c, T> + Send + 'static,
+        work: impl for<'c> FnOnce(&'c mut Conn) -> writer::Work<'c, T> + Send + 'static,
     ) -> Result<T, StoreError> {
         self.task_that(writer::Wake::Yes, work).await
     }
@@ -202,7 +205,7 @@ impl Store {
     async fn task_that<T: Send + 'static>(
         &self,
         wake: writer::Wake,
-        work: impl for<'c> FnOnce(&'c mut sqlx::SqliteConnection) -> writer::Work<'c, T> + Send + 'static,
+        work: impl for<'c> FnOnce(&'c mut Conn) -> writer::Work<'c, T> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (job, done) = writer::task(wake, work);
         self.0.jobs.send(job).await.map_err(|_| StoreError::Unavailable("the writer stopped".into()))?;

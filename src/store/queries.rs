@@ -15,6 +15,7 @@ use sqlx::query::Query;
 use sqlx::sqlite::SqliteArguments;
 use sqlx::{AssertSqlSafe, Row, Sqlite, SqliteConnection};
 
+use super::conn::Conn;
 use super::writer::failed;
 use super::{AcceptRequest, NewEvent, StoreError};
 use crate::domain::clock::Timestamp;
@@ -87,7 +88,7 @@ fn many(head: &str, columns: usize, rows: usize, tail: &str) -> String {
 
 /// Inserts rows; the number of the first of them.
 async fn insert<'a, T>(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     head: &str,
     columns: usize,
     rows: &'a [T],
@@ -97,7 +98,7 @@ async fn insert<'a, T>(
     for chunk in rows.chunks(ROWS_MAX) {
         let sql = many(head, columns, chunk.len(), "");
         let query = chunk.iter().fold(sqlx::query(AssertSqlSafe(sql)), &bind);
-        last = query.execute(&mut *conn).await.map_err(failed)?.last_insert_rowid();
+        last = query.execute(&mut **conn).await.map_err(failed)?.last_insert_rowid();
     }
     // The first row's number: the one writer numbers rows without gaps.
     Ok(last - i64::try_from(rows.len()).unwrap_or(0) + 1)
@@ -108,10 +109,7 @@ pub(super) async fn run(conn: &mut SqliteConnection, sql: &'static str) -> Resul
 }
 
 /// Inserts the dedupe keys; the events whose keys were new.
-pub(super) async fn insert_dedupe(
-    conn: &mut SqliteConnection,
-    events: &[(&AcceptRequest, &NewEvent)],
-) -> Result<HashSet<String>, StoreError> {
+pub(super) async fn insert_dedupe(conn: &mut Conn, events: &[(&AcceptRequest, &NewEvent)]) -> Result<HashSet<String>, StoreError> {
     const HEAD: &str = "INSERT INTO dedupe (key, installation, event, expires_ms) VALUES";
     let mut fresh = HashSet::with_capacity(events.len());
     for chunk in events.chunks(ROWS_MAX) {
@@ -120,7 +118,7 @@ pub(super) async fn insert_dedupe(
             let installation = if stands(Guard::DedupeOfInstallation) { e.route.installation.as_str() } else { "" };
             q.bind(tail_first(&e.dedupe_key)).bind(installation).bind(e.id.as_str()).bind(e.dedupe_until.ms())
         });
-        for row in query.fetch_all(&mut *conn).await.map_err(failed)? {
+        for row in query.fetch_all(&mut **conn).await.map_err(failed)? {
             fresh.insert(row.try_get(0).map_err(failed)?);
         }
     }
@@ -162,7 +160,7 @@ pub(super) struct Meta<'a> {
 }
 
 /// Inserts events; the number of the first of them.
-pub(super) async fn insert_events(conn: &mut SqliteConnection, rows: &[EventRow<'_>]) -> Result<i64, StoreError> {
+pub(super) async fn insert_events(conn: &mut Conn, rows: &[EventRow<'_>]) -> Result<i64, StoreError> {
     const HEAD: &str = "INSERT INTO events (id, received_ms, org, installation, agent, session, kind, provider_event_id, \
          decision_first, decision_count, meta_json, normal_json, raw) VALUES";
     insert(conn, HEAD, 13, rows, |q, r| {
@@ -199,7 +197,7 @@ pub(super) async fn insert_events(conn: &mut SqliteConnection, rows: &[EventRow<
 }
 
 /// One delivery an event, under the event's number.
-pub(super) async fn insert_deliveries(conn: &mut SqliteConnection, rows: &[EventRow<'_>], first: i64) -> Result<(), StoreError> {
+pub(super) async fn insert_deliveries(conn: &mut Conn, rows: &[EventRow<'_>], first: i64) -> Result<(), StoreError> {
     const HEAD: &str = "INSERT INTO deliveries (seq, event, org, agent, session, created_ms, due_ms) VALUES";
     let numbered: Vec<(i64, &EventRow<'_>)> = (first..).zip(rows).collect();
     insert(conn, HEAD, 7, &numbered, |q, (seq, r)| {
@@ -221,7 +219,7 @@ fn policies_json(policies: &[String]) -> String {
 }
 
 /// The number of a question and its answer, kept once.
-pub(super) async fn verdict(conn: &mut SqliteConnection, d: &Decision) -> Result<i64, StoreError> {
+pub(super) async fn verdict(conn: &mut Conn, d: &Decision) -> Result<i64, StoreError> {
     let (policies, code) = (policies_json(&d.policies), d.code.map(|c| c.as_str()));
     let whole =
         [d.action, &d.principal, &d.resource, &d.facts, if d.allowed { "1" } else { "0" }, code.unwrap_or(""), &policies, &d.version];
@@ -239,19 +237,19 @@ pub(super) async fn verdict(conn: &mut SqliteConnection, d: &Decision) -> Result
     .bind(code)
     .bind(policies)
     .bind(&*d.version)
-    .execute(&mut *conn)
+    .execute(&mut **conn)
     .await
     .map_err(failed)?;
-    sqlx::query_scalar("SELECT seq FROM verdicts WHERE digest = $1").bind(digest).fetch_one(conn).await.map_err(failed)
+    sqlx::query_scalar("SELECT seq FROM verdicts WHERE digest = $1").bind(digest).fetch_one(&mut **conn).await.map_err(failed)
 }
 
 /// Inserts decisions; the number of the first of them.
-pub(super) async fn insert_decisions(conn: &mut SqliteConnection, rows: &[DecisionRow<'_>]) -> Result<i64, StoreError> {
+pub(super) async fn insert_decisions(conn: &mut Conn, rows: &[DecisionRow<'_>]) -> Result<i64, StoreError> {
     const HEAD: &str = "INSERT INTO decisions (at_ms, org, subject, verdict) VALUES";
     insert(conn, HEAD, 4, rows, |q, r| q.bind(r.at.ms()).bind(r.org.map(OrgId::as_str)).bind(r.subject).bind(r.verdict)).await
 }
 
-pub(super) async fn insert_refusals(conn: &mut SqliteConnection, rows: &[RefusalRow<'_>]) -> Result<(), StoreError> {
+pub(super) async fn insert_refusals(conn: &mut Conn, rows: &[RefusalRow<'_>]) -> Result<(), StoreError> {
     const HEAD: &str = "INSERT INTO refusals (at_ms, provider, profile, installation, org, code, verdict, digest, excerpt, request) VALUES";
     insert(conn, HEAD, 10, rows, |q, RefusalRow { record: r, verdict }| {
         q.bind(r.at.ms())
@@ -269,7 +267,7 @@ pub(super) async fn insert_refusals(conn: &mut SqliteConnection, rows: &[Refusal
     .map(|_| ())
 }
 
-pub(super) async fn insert_audit(conn: &mut SqliteConnection, rows: &[AuditRow<'_>]) -> Result<(), StoreError> {
+pub(super) async fn insert_audit(conn: &mut Conn, rows: &[AuditRow<'_>]) -> Result<(), StoreError> {
     const HEAD: &str = "INSERT INTO audit (at_ms, actor, action, target, org, outcome, code, verdict, request, detail_json) VALUES";
     insert(conn, HEAD, 10, rows, |q, AuditRow { record: r, verdict }| {
         q.bind(r.at.ms())
@@ -288,7 +286,7 @@ pub(super) async fn insert_audit(conn: &mut SqliteConnection, rows: &[AuditRow<'
 }
 
 /// The audit lines of accepted events, straight from their rows.
-pub(super) async fn insert_accepted(conn: &mut SqliteConnection, rows: &[EventRow<'_>]) -> Result<(), StoreError> {
+pub(super) async fn insert_accepted(conn: &mut Conn, rows: &[EventRow<'_>]) -> Result<(), StoreError> {
     const HEAD: &str = "INSERT INTO audit (at_ms, actor, action, target, org, outcome, verdict, request) VALUES";
     insert(conn, HEAD, 8, rows, |q, r| {
         let e = r.event;
@@ -306,7 +304,7 @@ pub(super) async fn insert_accepted(conn: &mut SqliteConnection, rows: &[EventRo
 }
 
 /// Writes audit lines with what the policies said.
-pub(super) async fn audit(conn: &mut SqliteConnection, records: &[AuditRecord]) -> Result<(), StoreError> {
+pub(super) async fn audit(conn: &mut Conn, records: &[AuditRecord]) -> Result<(), StoreError> {
     let mut rows = Vec::with_capacity(records.len());
     for record in records {
         let verdict = match &record.decision {
@@ -323,23 +321,23 @@ pub(super) async fn audit(conn: &mut SqliteConnection, records: &[AuditRecord]) 
 }
 
 /// Forgets dedupe keys.
-pub(super) async fn forget_dedupe(conn: &mut SqliteConnection, keys: &[(String, String)]) -> Result<u64, StoreError> {
+pub(super) async fn forget_dedupe(conn: &mut Conn, keys: &[(String, String)]) -> Result<u64, StoreError> {
     sqlx::query(
         "DELETE FROM dedupe WHERE (key, installation) IN \
          (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each($1))",
     )
     .bind(serde_json::to_string(keys).unwrap_or_default())
-    .execute(conn)
+    .execute(&mut **conn)
     .await
     .map(|r| r.rows_affected())
     .map_err(failed)
 }
 
 /// Frees idempotency keys; what was sent stays on record.
-pub(super) async fn free_keys(conn: &mut SqliteConnection, seqs: &[i64]) -> Result<u64, StoreError> {
+pub(super) async fn free_keys(conn: &mut Conn, seqs: &[i64]) -> Result<u64, StoreError> {
     sqlx::query("UPDATE sends SET key = id WHERE seq IN (SELECT value FROM json_each($1))")
         .bind(serde_json::to_string(seqs).unwrap_or_default())
-        .execute(conn)
+        .execute(&mut **conn)
         .await
         .map(|r| r.rows_affected())
         .map_err(failed)

@@ -1,7 +1,8 @@
 //! Statements about sealed values as such: which key each names, page by page, and the same value under another key.
 
-use sqlx::{Row, SqliteConnection, SqlitePool};
+use sqlx::{Row, SqlitePool};
 
+use super::conn::Conn;
 use super::writer::failed;
 use super::{SealedRow, StoreError};
 use crate::crypto::envelope::KeyId;
@@ -55,7 +56,7 @@ fn row(row: &sqlx::sqlite::SqliteRow) -> Result<SealedRow, StoreError> {
 }
 
 /// Puts values back under another key, each only where it still is what was read.
-pub(super) async fn reseal(conn: &mut SqliteConnection, rows: &[(SealedRow, Vec<u8>)], line: AuditRecord) -> Result<u64, StoreError> {
+pub(super) async fn reseal(conn: &mut Conn, rows: &[(SealedRow, Vec<u8>)], line: AuditRecord) -> Result<u64, StoreError> {
     let mut moved = 0;
     for (row, sealed) in rows {
         moved += sqlx::query("UPDATE secrets SET sealed = $1 WHERE kind = $2 AND owner = $3 AND field = $4 AND slot = $5 AND sealed = $6")
@@ -65,7 +66,7 @@ pub(super) async fn reseal(conn: &mut SqliteConnection, rows: &[(SealedRow, Vec<
             .bind(row.field.as_str())
             .bind(row.slot.as_str())
             .bind(row.sealed.as_slice())
-            .execute(&mut *conn)
+            .execute(&mut **conn)
             .await
             .map_err(failed)?
             .rows_affected();

@@ -1,7 +1,8 @@
 //! Statements that destroy what is kept of an org: its secrets with their key at once, what people said page by page.
 
-use sqlx::{AssertSqlSafe, SqliteConnection, SqlitePool};
+use sqlx::{AssertSqlSafe, SqlitePool};
 
+use super::conn::Conn;
 use super::queries::{apply, run};
 use super::writer::failed;
 use super::{Change, StoreError};
@@ -84,7 +85,7 @@ pub(super) async fn next(pool: &SqlitePool, piece: &Piece, org: &OrgId, limit: i
 
 /// Destroys the key, everything sealed and every note of a conversation, with what else changes of the org, as one.
 pub(super) async fn secrets(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     org: &OrgId,
     changes: &[Change],
     lines: &[AuditRecord],
@@ -92,9 +93,9 @@ pub(super) async fn secrets(
 ) -> Result<u64, StoreError> {
     // Deleted rows are overwritten, not only forgotten.
     run(conn, "PRAGMA secure_delete = ON").await?;
-    let mut removed = sqlx::query(AssertSqlSafe(format!("DELETE {SECRETS}"))).bind(org.as_str()).execute(&mut *conn).await.map_err(failed);
+    let mut removed = sqlx::query(AssertSqlSafe(format!("DELETE {SECRETS}"))).bind(org.as_str()).execute(&mut **conn).await.map_err(failed);
     for sql in NOTES {
-        let done = sqlx::query(*sql).bind(org.as_str()).execute(&mut *conn).await.map_err(failed);
+        let done = sqlx::query(*sql).bind(org.as_str()).execute(&mut **conn).await.map_err(failed);
         removed = removed.and_then(|removed| done.map(|_| removed));
     }
     run(conn, "PRAGMA secure_delete = OFF").await?;
@@ -104,11 +105,11 @@ pub(super) async fn secrets(
 }
 
 /// Empties the rows of a piece between two of them.
-pub(super) async fn wipe(conn: &mut SqliteConnection, piece: &Piece, org: &OrgId, first: i64, last: i64) -> Result<(), StoreError> {
+pub(super) async fn wipe(conn: &mut Conn, piece: &Piece, org: &OrgId, first: i64, last: i64) -> Result<(), StoreError> {
     run(conn, "PRAGMA secure_delete = ON").await?;
     let mut done = Ok(());
     for sql in piece.wipe {
-        let ran = sqlx::query(*sql).bind(org.as_str()).bind(first).bind(last).execute(&mut *conn).await;
+        let ran = sqlx::query(*sql).bind(org.as_str()).bind(first).bind(last).execute(&mut **conn).await;
         done = done.and(ran.map(|_| ()).map_err(failed));
     }
     run(conn, "PRAGMA secure_delete = OFF").await?;

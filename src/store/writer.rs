@@ -10,9 +10,10 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use sqlx::{Connection, SqliteConnection};
+use sqlx::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::conn::Conn;
 use super::outbox::{Open, Outbox};
 use super::queries::{self, AuditRow, DecisionRow, EventRow, Found, RefusalRow};
 use super::sessions::Touched;
@@ -26,7 +27,7 @@ use crate::domain::record::{AuditRecord, Decision, RefusalRecord};
 /// A piece of work inside the writer's transaction.
 pub(super) type Work<'c, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'c>>;
 
-type AnyWork = Box<dyn for<'c> FnOnce(&'c mut SqliteConnection) -> Work<'c, Box<dyn Any + Send>> + Send>;
+type AnyWork = Box<dyn for<'c> FnOnce(&'c mut Conn) -> Work<'c, Box<dyn Any + Send>> + Send>;
 type Acked = Box<dyn FnOnce(Result<Box<dyn Any + Send>, StoreError>) + Send>;
 
 /// Whether those who wait for commits hear of a task. A claim makes nothing that could be claimed; were it announced, every
@@ -46,7 +47,7 @@ pub(super) enum Job {
 /// Wraps a closure as a job; the receiver hears after the commit.
 pub(super) fn task<T: Send + 'static>(
     wake: Wake,
-    work: impl for<'c> FnOnce(&'c mut SqliteConnection) -> Work<'c, T> + Send + 'static,
+    work: impl for<'c> FnOnce(&'c mut Conn) -> Work<'c, T> + Send + 'static,
 ) -> (Job, oneshot::Receiver<Result<T, StoreError>>) {
     let (tell, done) = oneshot::channel();
     let any: AnyWork = Box::new(move |conn| {
@@ -108,7 +109,7 @@ fn ending(now: Timestamp, created: Timestamp, last: Timestamp, rules: &Rules) ->
 }
 
 struct Writer {
-    conn: SqliteConnection,
+    conn: Conn,
     rules: Rules,
     sessions: HashMap<String, Remembered>,
     verdicts: HashMap<usize, (Arc<Decision>, i64)>,
@@ -118,7 +119,7 @@ struct Writer {
 
 pub(super) async fn run(
     mut queue: mpsc::Receiver<Job>,
-    conn: SqliteConnection,
+    conn: Conn,
     rules: Rules,
     committed: watch::Sender<u64>,
     (outbox, touched): (Arc<Mutex<Outbox>>, Arc<Mutex<Touched>>),
@@ -168,7 +169,7 @@ pub(super) async fn run(
             }
         }
     }
-    let _ = writer.conn.close().await;
+    let _ = writer.conn.into_inner().close().await;
 }
 
 type AcceptJob = (Box<AcceptRequest>, oneshot::Sender<Result<Accepted, StoreError>>);

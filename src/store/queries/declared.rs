@@ -1,7 +1,6 @@
 //! Statements that change what operators declared, and the claims on external accounts that hold it together.
 
-use sqlx::SqliteConnection;
-
+use super::super::conn::Conn;
 use super::super::directory::{bot_owner, claims};
 use super::super::outbox::Open;
 use super::super::writer::failed;
@@ -15,7 +14,7 @@ use crate::domain::record::AuditRecord;
 
 /// Applies declared changes; the deliveries that end with installations that are revoked by them.
 pub(in crate::store) async fn apply(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     changes: &[Change],
     lines: &[AuditRecord],
     now: Timestamp,
@@ -34,7 +33,7 @@ pub(in crate::store) async fn apply(
                     .bind(owner.as_str())
                     .bind(field.as_str())
                     .bind(*slot)
-                    .execute(&mut *conn)
+                    .execute(&mut **conn)
                     .await
                     .map_err(failed)?;
             }
@@ -46,10 +45,10 @@ pub(in crate::store) async fn apply(
 }
 
 /// An installation as it lies in the store.
-pub(super) async fn stored_installation(conn: &mut SqliteConnection, id: &str) -> Result<Option<Installation>, StoreError> {
+pub(super) async fn stored_installation(conn: &mut Conn, id: &str) -> Result<Option<Installation>, StoreError> {
     let body: Option<String> = sqlx::query_scalar("SELECT body FROM resources WHERE kind = 'installations' AND id = $1")
         .bind(id)
-        .fetch_optional(conn)
+        .fetch_optional(&mut **conn)
         .await
         .map_err(failed)?;
     body.map(|body| serde_json::from_str(&body).map_err(|e| StoreError::Corrupt(format!("installations/{id}: {e}")))).transpose()
@@ -57,12 +56,7 @@ pub(super) async fn stored_installation(conn: &mut SqliteConnection, id: &str) -
 
 /// An operator's change was planned against what the directory showed; a provider may have ended or halted the installation
 /// since. What came later stands, and revoked ends with a new epoch only.
-async fn put_installation(
-    conn: &mut SqliteConnection,
-    planned: &Installation,
-    secrets: &[SecretPut],
-    now: Timestamp,
-) -> Result<Vec<Open>, StoreError> {
+async fn put_installation(conn: &mut Conn, planned: &Installation, secrets: &[SecretPut], now: Timestamp) -> Result<Vec<Open>, StoreError> {
     let mut installation = planned.clone();
     if let Some(stored) = stored_installation(conn, planned.id.as_str()).await? {
         let revoked = stored.status == InstallationStatus::Revoked && stored.epoch >= planned.epoch;
@@ -82,11 +76,11 @@ async fn put_installation(
 }
 
 /// Writes an installation's row.
-pub(super) async fn write_installation(conn: &mut SqliteConnection, installation: &Installation, now: Timestamp) -> Result<(), StoreError> {
+pub(super) async fn write_installation(conn: &mut Conn, installation: &Installation, now: Timestamp) -> Result<(), StoreError> {
     put(conn, &Resource::Installation(installation.clone()), &[], now).await
 }
 
-async fn put(conn: &mut SqliteConnection, resource: &Resource, secrets: &[SecretPut], now: Timestamp) -> Result<(), StoreError> {
+async fn put(conn: &mut Conn, resource: &Resource, secrets: &[SecretPut], now: Timestamp) -> Result<(), StoreError> {
     let body = match resource {
         Resource::Org(r) => serde_json::to_string(r),
         Resource::Agent(r) => serde_json::to_string(r),
@@ -104,13 +98,13 @@ async fn put(conn: &mut SqliteConnection, resource: &Resource, secrets: &[Secret
     .bind(resource.org().map(OrgId::as_str))
     .bind(body)
     .bind(now.ms())
-    .execute(&mut *conn)
+    .execute(&mut **conn)
     .await
     .map_err(failed)?;
     if let Resource::Profile(profile) = resource {
         let taken: Option<String> = sqlx::query_scalar("SELECT profile FROM ingress_ids WHERE ingress_id = $1")
             .bind(profile.ingress_id.as_str())
-            .fetch_optional(&mut *conn)
+            .fetch_optional(&mut **conn)
             .await
             .map_err(failed)?;
         if taken.as_deref().is_some_and(|t| t != profile.id.as_str()) {
@@ -121,7 +115,7 @@ async fn put(conn: &mut SqliteConnection, resource: &Resource, secrets: &[Secret
         )
         .bind(profile.ingress_id.as_str())
         .bind(profile.id.as_str())
-        .execute(&mut *conn)
+        .execute(&mut **conn)
         .await
         .map_err(failed)?;
     }
@@ -132,12 +126,12 @@ async fn put(conn: &mut SqliteConnection, resource: &Resource, secrets: &[Secret
 }
 
 /// A key is kept once: over one that is there, everything under that one would be lost.
-async fn keep_key(conn: &mut SqliteConnection, put: &SecretPut) -> Result<(), StoreError> {
+async fn keep_key(conn: &mut Conn, put: &SecretPut) -> Result<(), StoreError> {
     let there: Option<i64> = sqlx::query_scalar("SELECT 1 FROM secrets WHERE kind = $1 AND owner = $2 AND field = $3")
         .bind(put.kind)
         .bind(put.owner.as_str())
         .bind(put.secret.field.as_str())
-        .fetch_optional(&mut *conn)
+        .fetch_optional(&mut **conn)
         .await
         .map_err(failed)?;
     match there {
@@ -146,7 +140,7 @@ async fn keep_key(conn: &mut SqliteConnection, put: &SecretPut) -> Result<(), St
     }
 }
 
-pub(super) async fn put_secret(conn: &mut SqliteConnection, put: &SecretPut) -> Result<(), StoreError> {
+pub(super) async fn put_secret(conn: &mut Conn, put: &SecretPut) -> Result<(), StoreError> {
     let s = &put.secret;
     sqlx::query(
         "INSERT INTO secrets (kind, owner, field, slot, id, sealed, fingerprint, set_ms, until_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) \
@@ -162,13 +156,13 @@ pub(super) async fn put_secret(conn: &mut SqliteConnection, put: &SecretPut) -> 
     .bind(s.fingerprint.as_str())
     .bind(s.set.ms())
     .bind(s.until.map(Timestamp::ms))
-    .execute(conn)
+    .execute(&mut **conn)
     .await
     .map(|_| ())
     .map_err(failed)
 }
 
-pub(super) async fn claim_accounts(conn: &mut SqliteConnection, installation: &Installation) -> Result<(), StoreError> {
+pub(super) async fn claim_accounts(conn: &mut Conn, installation: &Installation) -> Result<(), StoreError> {
     free_accounts(conn, installation.id.as_str()).await?;
     if !stands(Guard::IdentityTaken) {
         return Ok(());
@@ -183,22 +177,22 @@ pub(super) async fn claim_accounts(conn: &mut SqliteConnection, installation: &I
             .bind(installation.profile.as_str())
             .bind(installation.id.as_str())
             .bind(owner)
-            .execute(&mut *conn)
+            .execute(&mut **conn)
             .await
             .map_err(|e| taken(e, &account))?;
     }
     Ok(())
 }
 
-async fn own(conn: &mut SqliteConnection, account: &str, owner: &str) -> Result<(), StoreError> {
+async fn own(conn: &mut Conn, account: &str, owner: &str) -> Result<(), StoreError> {
     sqlx::query("INSERT INTO owners (account, owner) VALUES ($1, $2) ON CONFLICT (account) DO NOTHING")
         .bind(account)
         .bind(owner)
-        .execute(&mut *conn)
+        .execute(&mut **conn)
         .await
         .map_err(failed)?;
     let holder: String =
-        sqlx::query_scalar("SELECT owner FROM owners WHERE account = $1").bind(account).fetch_one(&mut *conn).await.map_err(failed)?;
+        sqlx::query_scalar("SELECT owner FROM owners WHERE account = $1").bind(account).fetch_one(&mut **conn).await.map_err(failed)?;
     if holder == owner { Ok(()) } else { Err(StoreError::Conflict(format!("account {account} belongs to another owner"))) }
 }
 
@@ -211,10 +205,10 @@ fn taken(error: sqlx::Error, account: &str) -> StoreError {
 
 /// Lets go of what an installation holds. An account that nobody holds any more has no owner; a bot is held by who holds any of
 /// its chats.
-pub(super) async fn free_accounts(conn: &mut SqliteConnection, installation: &str) -> Result<(), StoreError> {
+pub(super) async fn free_accounts(conn: &mut Conn, installation: &str) -> Result<(), StoreError> {
     let held: Vec<String> = sqlx::query_scalar("DELETE FROM claims WHERE installation = $1 RETURNING account")
         .bind(installation)
-        .fetch_all(&mut *conn)
+        .fetch_all(&mut **conn)
         .await
         .map_err(failed)?;
     for account in &held {
@@ -225,7 +219,7 @@ pub(super) async fn free_accounts(conn: &mut SqliteConnection, installation: &st
                  AND NOT EXISTS (SELECT 1 FROM claims WHERE account >= $1 || '/' AND account < $1 || '0')",
             )
             .bind(account)
-            .execute(&mut *conn)
+            .execute(&mut **conn)
             .await
             .map_err(failed)?;
         }
@@ -233,24 +227,28 @@ pub(super) async fn free_accounts(conn: &mut SqliteConnection, installation: &st
     Ok(())
 }
 
-async fn delete(conn: &mut SqliteConnection, kind: &str, id: &str, now: Timestamp) -> Result<(), StoreError> {
-    sqlx::query("DELETE FROM resources WHERE kind = $1 AND id = $2").bind(kind).bind(id).execute(&mut *conn).await.map_err(failed)?;
-    sqlx::query("DELETE FROM secrets WHERE kind = $1 AND owner = $2").bind(kind).bind(id).execute(&mut *conn).await.map_err(failed)?;
+async fn delete(conn: &mut Conn, kind: &str, id: &str, now: Timestamp) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM resources WHERE kind = $1 AND id = $2").bind(kind).bind(id).execute(&mut **conn).await.map_err(failed)?;
+    sqlx::query("DELETE FROM secrets WHERE kind = $1 AND owner = $2").bind(kind).bind(id).execute(&mut **conn).await.map_err(failed)?;
     match kind {
         "profiles" => sqlx::query("UPDATE ingress_ids SET removed_ms = $2 WHERE profile = $1")
             .bind(id)
             .bind(now.ms())
-            .execute(conn)
+            .execute(&mut **conn)
             .await
             .map(|_| ())
             .map_err(failed),
         "installations" => {
-            sqlx::query("DELETE FROM places WHERE installation = $1").bind(id).execute(&mut *conn).await.map_err(failed)?;
+            sqlx::query("DELETE FROM places WHERE installation = $1").bind(id).execute(&mut **conn).await.map_err(failed)?;
             free_accounts(conn, id).await
         }
         // Whoever has the name next, in whatever org, says its keys anew: an old one would be answered with what this agent sent.
-        "agents" => sqlx::query("UPDATE sends SET key = id WHERE agent = $1").bind(id).execute(conn).await.map(|_| ()).map_err(failed),
-        "bindings" => sqlx::query("DELETE FROM legacy_uses WHERE binding = $1").bind(id).execute(conn).await.map(|_| ()).map_err(failed),
+        "agents" => {
+            sqlx::query("UPDATE sends SET key = id WHERE agent = $1").bind(id).execute(&mut **conn).await.map(|_| ()).map_err(failed)
+        }
+        "bindings" => {
+            sqlx::query("DELETE FROM legacy_uses WHERE binding = $1").bind(id).execute(&mut **conn).await.map(|_| ()).map_err(failed)
+        }
         _ => Ok(()),
     }
 }

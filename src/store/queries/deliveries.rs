@@ -1,8 +1,9 @@
 //! Statements that move deliveries: lease, settle, release, replay.
 
-use sqlx::{Row, SqliteConnection};
+use sqlx::Row;
 
 use super::super::StoreError;
+use super::super::conn::Conn;
 use super::super::outbox::{Halted, Open};
 use super::super::writer::failed;
 use super::audit;
@@ -12,12 +13,12 @@ use crate::domain::ids::{AgentId, DeliveryId, EventId, OrgId, SessionId};
 use crate::domain::record::AuditRecord;
 
 /// Every open delivery, oldest first.
-pub(in crate::store) async fn open_deliveries(conn: &mut SqliteConnection) -> Result<Vec<Open>, StoreError> {
+pub(in crate::store) async fn open_deliveries(conn: &mut Conn) -> Result<Vec<Open>, StoreError> {
     let rows = sqlx::query(
         "SELECT d.seq, d.session, d.agent, MAX(d.due_ms, COALESCE(d.lease_until_ms, 0)), e.installation \
          FROM deliveries d INDEXED BY deliveries_open JOIN events e ON e.seq = d.seq WHERE d.settled_ms IS NULL ORDER BY d.seq",
     )
-    .fetch_all(conn)
+    .fetch_all(&mut **conn)
     .await
     .map_err(failed)?;
     let open = |row: &sqlx::sqlite::SqliteRow| {
@@ -29,12 +30,12 @@ pub(in crate::store) async fn open_deliveries(conn: &mut SqliteConnection) -> Re
 
 /// Whose deliveries wait: paused agents', and those of installations that are degraded or suspended. Read here and not in
 /// the directory, which follows a commit a moment later: a moment in which a 410 would be asked for twice.
-pub(in crate::store) async fn halted(conn: &mut SqliteConnection) -> Result<Halted, StoreError> {
+pub(in crate::store) async fn halted(conn: &mut Conn) -> Result<Halted, StoreError> {
     let rows: Vec<(String, String)> = sqlx::query_as(
         "SELECT kind, id FROM resources INDEXED BY resources_halted \
          WHERE json_extract(body, '$.status') IN ('paused', 'degraded', 'suspended')",
     )
-    .fetch_all(conn)
+    .fetch_all(&mut **conn)
     .await
     .map_err(failed)?;
     let mut halted = Halted::default();
@@ -49,7 +50,7 @@ pub(in crate::store) async fn halted(conn: &mut SqliteConnection) -> Result<Halt
 }
 
 /// Leases these deliveries. The attempt is counted before it begins.
-pub(in crate::store) async fn lease(conn: &mut SqliteConnection, seqs: &[i64], lease_until: Timestamp) -> Result<Vec<Claimed>, StoreError> {
+pub(in crate::store) async fn lease(conn: &mut Conn, seqs: &[i64], lease_until: Timestamp) -> Result<Vec<Claimed>, StoreError> {
     let rows = sqlx::query(
         "UPDATE deliveries SET state = 'leased', attempt = attempt + 1, lease = lease + 1, lease_until_ms = $1 \
          WHERE seq IN (SELECT value FROM json_each($2)) AND settled_ms IS NULL \
@@ -57,7 +58,7 @@ pub(in crate::store) async fn lease(conn: &mut SqliteConnection, seqs: &[i64], l
     )
     .bind(lease_until.ms())
     .bind(serde_json::to_string(seqs).unwrap_or_default())
-    .fetch_all(conn)
+    .fetch_all(&mut **conn)
     .await
     .map_err(failed)?;
     rows.iter()
@@ -79,7 +80,7 @@ pub(in crate::store) async fn lease(conn: &mut SqliteConnection, seqs: &[i64], l
 
 /// Settles, fenced by the lease: an old worker that wakes up late changes nothing.
 pub(in crate::store) async fn settle(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     claimed: &Claimed,
     settled: &Settled,
     attempt: &Attempt,
@@ -101,7 +102,7 @@ pub(in crate::store) async fn settle(
     .bind(due)
     .bind(settled_ms)
     .bind(code.map(|c| c.as_str()))
-    .execute(&mut *conn)
+    .execute(&mut **conn)
     .await
     .map_err(failed)?
     .rows_affected();
@@ -115,7 +116,7 @@ pub(in crate::store) async fn settle(
         .bind(attempt.took_ms)
         .bind(attempt.status.map(i64::from))
         .bind(attempt.code.map(|c| c.as_str()))
-        .execute(&mut *conn)
+        .execute(&mut **conn)
         .await
         .map_err(failed)?;
     let line = |action, target: &str, outcome, code| AuditRecord {
@@ -138,7 +139,7 @@ pub(in crate::store) async fn settle(
             )
             .bind(claimed.agent.as_str())
             .bind(now.ms())
-            .execute(&mut *conn)
+            .execute(&mut **conn)
             .await
             .map_err(failed)?;
             audit(conn, &[line("agent.pause", claimed.agent.as_str(), "done", attempt.code)]).await?;
@@ -148,12 +149,12 @@ pub(in crate::store) async fn settle(
     Ok(true)
 }
 
-pub(in crate::store) async fn release(conn: &mut SqliteConnection, claimed: &[Claimed]) -> Result<(), StoreError> {
+pub(in crate::store) async fn release(conn: &mut Conn, claimed: &[Claimed]) -> Result<(), StoreError> {
     for c in claimed {
         sqlx::query("UPDATE deliveries SET state = 'pending', lease_until_ms = NULL, attempt = attempt - 1 WHERE seq = $1 AND lease = $2 AND settled_ms IS NULL")
             .bind(c.id.number())
             .bind(c.lease)
-            .execute(&mut *conn)
+            .execute(&mut **conn)
             .await
             .map_err(failed)?;
     }
@@ -162,7 +163,7 @@ pub(in crate::store) async fn release(conn: &mut SqliteConnection, claimed: &[Cl
 
 /// `None` when there is no such delivery, `Some(None)` when it is still open; else it is open again.
 pub(in crate::store) async fn replay(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     id: &DeliveryId,
     line: &AuditRecord,
     now: Timestamp,
@@ -172,7 +173,7 @@ pub(in crate::store) async fn replay(
         "SELECT d.settled_ms IS NULL, d.session, d.agent, e.installation FROM deliveries d JOIN events e ON e.seq = d.seq WHERE d.seq = $1",
     )
     .bind(seq)
-    .fetch_optional(&mut *conn)
+    .fetch_optional(&mut **conn)
     .await
     .map_err(failed)?;
     let Some(row) = row else { return Ok(None) };
@@ -185,10 +186,10 @@ pub(in crate::store) async fn replay(
     )
     .bind(seq)
     .bind(now.ms())
-    .execute(&mut *conn)
+    .execute(&mut **conn)
     .await
     .map_err(failed)?;
-    sqlx::query("DELETE FROM attempts WHERE delivery = $1").bind(seq).execute(&mut *conn).await.map_err(failed)?;
+    sqlx::query("DELETE FROM attempts WHERE delivery = $1").bind(seq).execute(&mut **conn).await.map_err(failed)?;
     audit(conn, std::slice::from_ref(line)).await?;
     let (session, agent, installation) = (row.try_get(1), row.try_get(2), row.try_get(3));
     let (session, agent, installation) = (session.map_err(failed)?, agent.map_err(failed)?, installation.map_err(failed)?);

@@ -1,8 +1,9 @@
 //! Statements about rollout: flags, and the matrix runs that promotions rest on.
 
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, SqliteConnection, SqlitePool};
+use sqlx::{Row, SqlitePool};
 
+use super::super::conn::Conn;
 use super::super::writer::failed;
 use super::super::{Change, StoreError};
 use super::apply;
@@ -79,7 +80,7 @@ pub(in crate::store) async fn flags(pool: &SqlitePool) -> Result<(GlobalRecord, 
 
 /// `false` when somebody else changed it first: nothing was changed then.
 pub(in crate::store) async fn change_flag(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     change: &FlagChange,
     audit: &[AuditRecord],
     now: Timestamp,
@@ -100,7 +101,7 @@ pub(in crate::store) async fn change_flag(
     .bind(change.evidence.as_deref())
     .bind(i64::from(change.rolls_back))
     .bind(change.version)
-    .execute(&mut *conn)
+    .execute(&mut **conn)
     .await
     .map_err(failed)?;
     recorded(conn, done.rows_affected(), audit, now).await
@@ -108,7 +109,7 @@ pub(in crate::store) async fn change_flag(
 
 /// `false` when somebody else changed them first: nothing was changed then.
 pub(in crate::store) async fn change_global(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     change: &GlobalChange,
     audit: &[AuditRecord],
     now: Timestamp,
@@ -124,13 +125,13 @@ pub(in crate::store) async fn change_global(
     .bind(change.by.as_str())
     .bind(now.ms())
     .bind(change.version)
-    .execute(&mut *conn)
+    .execute(&mut **conn)
     .await
     .map_err(failed)?;
     recorded(conn, done.rows_affected(), audit, now).await
 }
 
-async fn recorded(conn: &mut SqliteConnection, rows: u64, audit: &[AuditRecord], now: Timestamp) -> Result<bool, StoreError> {
+async fn recorded(conn: &mut Conn, rows: u64, audit: &[AuditRecord], now: Timestamp) -> Result<bool, StoreError> {
     if rows == 0 {
         return Ok(false);
     }
@@ -185,7 +186,7 @@ const RUNS_KEPT: i64 = 20;
 /// Keeps a run, each provider's part in a row, and lets go of old ones. The provider that was rolled back since the run
 /// began, where there is one: nothing is kept then.
 pub(in crate::store) async fn keep_run(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     parts: &[NewMatrixRun],
     audit: &[AuditRecord],
     now: Timestamp,
@@ -194,7 +195,7 @@ pub(in crate::store) async fn keep_run(
         let unmoved = sqlx::query("SELECT 1 FROM flags WHERE name = $1 AND rolled_back_run = $2")
             .bind(part.provider.as_str())
             .bind(part.rolled_back_run)
-            .fetch_optional(&mut *conn)
+            .fetch_optional(&mut **conn)
             .await
             .map_err(failed)?;
         if unmoved.is_none() {
@@ -216,7 +217,7 @@ pub(in crate::store) async fn keep_run(
         .bind(part.played)
         .bind(part.red)
         .bind(part.report.as_str())
-        .execute(&mut *conn)
+        .execute(&mut **conn)
         .await
         .map_err(failed)?;
         sqlx::query(
@@ -225,7 +226,7 @@ pub(in crate::store) async fn keep_run(
         )
         .bind(part.provider.as_str())
         .bind(RUNS_KEPT)
-        .execute(&mut *conn)
+        .execute(&mut **conn)
         .await
         .map_err(failed)?;
     }

@@ -1,8 +1,9 @@
 //! Statements that change what an installation may do: one transaction with whatever brought the news.
 
 use serde_json::json;
-use sqlx::{Row, SqliteConnection};
+use sqlx::Row;
 
+use super::super::conn::Conn;
 use super::super::outbox::Open;
 use super::super::writer::failed;
 use super::super::{SecretPut, StoreError};
@@ -22,7 +23,7 @@ const GRAIN_MS: i64 = 999;
 /// Applies a change. Empty when there was nothing to change: a repeat, an installation that is gone, a credential that is no
 /// longer its own. Deliveries that end with it are added to `closed`.
 pub(in crate::store) async fn shift(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     shift: &Shift,
     now: Timestamp,
     closed: &mut Vec<Open>,
@@ -116,7 +117,7 @@ fn follows(installation: &Installation, to: Status) -> bool {
 }
 
 async fn status(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     shift: &Shift,
     mut installation: Installation,
     to: Status,
@@ -149,12 +150,7 @@ async fn status(
     Ok(vec![Shifted::Done { installation: installation.id, provider: installation.provider, change: LifecycleChange::Status(to, reason) }])
 }
 
-async fn restore(
-    conn: &mut SqliteConnection,
-    shift: &Shift,
-    mut installation: Installation,
-    now: Timestamp,
-) -> Result<Vec<Shifted>, StoreError> {
+async fn restore(conn: &mut Conn, shift: &Shift, mut installation: Installation, now: Timestamp) -> Result<Vec<Shifted>, StoreError> {
     let held = matches!(installation.status, Status::Degraded | Status::Suspended);
     let Some(reason) = installation.status_reason.filter(|r| held && r.of_account()) else { return Ok(Vec::new()) };
     installation.stand(Status::Active, None, now);
@@ -164,11 +160,11 @@ async fn restore(
 }
 
 /// What a revoked installation leaves: no secret, no claim on its account, no open delivery.
-pub(super) async fn end(conn: &mut SqliteConnection, id: &InstallationId, now: Timestamp) -> Result<Vec<Open>, StoreError> {
+pub(super) async fn end(conn: &mut Conn, id: &InstallationId, now: Timestamp) -> Result<Vec<Open>, StoreError> {
     if stands(Guard::RevokedDestroys) {
         sqlx::query("DELETE FROM secrets WHERE kind = 'installations' AND owner = $1")
             .bind(id.as_str())
-            .execute(&mut *conn)
+            .execute(&mut **conn)
             .await
             .map_err(failed)?;
     }
@@ -182,7 +178,7 @@ pub(super) async fn end(conn: &mut SqliteConnection, id: &InstallationId, now: T
     .bind(id.as_str())
     .bind(now.ms())
     .bind(ReasonCode::DeliveryInstallationRevoked.as_str())
-    .fetch_all(conn)
+    .fetch_all(&mut **conn)
     .await
     .map_err(failed)?;
     let open = |row: &sqlx::sqlite::SqliteRow| {
@@ -194,7 +190,7 @@ pub(super) async fn end(conn: &mut SqliteConnection, id: &InstallationId, now: T
 
 /// Notes how conversations stand. What is older than what is known of one, and what says the same, changes nothing.
 async fn places<'p>(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     shift: &Shift,
     all: impl Iterator<Item = (String, &'p Place)>,
     action: &'static str,
@@ -208,7 +204,7 @@ async fn places<'p>(
             sqlx::query_as("SELECT state, moved_to, at_ms FROM places WHERE installation = $1 AND conversation = $2")
                 .bind(shift.installation.as_str())
                 .bind(conversation.as_str())
-                .fetch_optional(&mut *conn)
+                .fetch_optional(&mut **conn)
                 .await
                 .map_err(failed)?;
         let same = match &known {
@@ -227,7 +223,7 @@ async fn places<'p>(
         .bind(place.as_str())
         .bind(moved_to)
         .bind(at.ms())
-        .execute(&mut *conn)
+        .execute(&mut **conn)
         .await
         .map_err(failed)?;
         audit(conn, &[line(shift, &shift.installation, action, "done", now, json!({"conversation": conversation, "to": moved_to}))])
@@ -238,20 +234,14 @@ async fn places<'p>(
 }
 
 /// A chat that a shared bot's installation lists is listed under its new id too, unless that is somebody's already.
-async fn follow(
-    conn: &mut SqliteConnection,
-    mut installation: Installation,
-    from: &str,
-    to: &str,
-    now: Timestamp,
-) -> Result<(), StoreError> {
+async fn follow(conn: &mut Conn, mut installation: Installation, from: &str, to: &str, now: Timestamp) -> Result<(), StoreError> {
     let ExternalAccount::Telegram { bot_id, chats } = &mut installation.account else { return Ok(()) };
     if !chats.iter().any(|c| c == from) || chats.iter().any(|c| c == to) {
         return Ok(());
     }
     let taken: Option<i64> = sqlx::query_scalar("SELECT 1 FROM owners WHERE account = $1")
         .bind(format!("telegram:bot:{bot_id}/{to}"))
-        .fetch_optional(&mut *conn)
+        .fetch_optional(&mut **conn)
         .await
         .map_err(failed)?;
     if taken.is_some() {
@@ -265,14 +255,14 @@ async fn follow(
 }
 
 /// The living installations of the same app in these workspaces.
-async fn installations_of(conn: &mut SqliteConnection, of: &Installation, teams: &[String]) -> Result<Vec<Installation>, StoreError> {
+async fn installations_of(conn: &mut Conn, of: &Installation, teams: &[String]) -> Result<Vec<Installation>, StoreError> {
     let ids: Vec<String> = sqlx::query_scalar(
         "SELECT id FROM resources WHERE kind = 'installations' AND json_extract(body, '$.profile') = $1 \
          AND json_extract(body, '$.account.team_id') IN (SELECT value FROM json_each($2)) ORDER BY id",
     )
     .bind(of.profile.as_str())
     .bind(serde_json::to_string(teams).unwrap_or_default())
-    .fetch_all(&mut *conn)
+    .fetch_all(&mut **conn)
     .await
     .map_err(failed)?;
     let enterprise = |i: &Installation| match &i.account {
@@ -291,12 +281,12 @@ async fn installations_of(conn: &mut SqliteConnection, of: &Installation, teams:
     Ok(found)
 }
 
-async fn current_credential(conn: &mut SqliteConnection, installation: &InstallationId) -> Result<Option<(String, String)>, StoreError> {
+async fn current_credential(conn: &mut Conn, installation: &InstallationId) -> Result<Option<(String, String)>, StoreError> {
     sqlx::query_as(
         "SELECT id, fingerprint FROM secrets WHERE kind = 'installations' AND owner = $1 AND field = 'credential' AND slot = 'current'",
     )
     .bind(installation.as_str())
-    .fetch_optional(conn)
+    .fetch_optional(&mut **conn)
     .await
     .map_err(failed)
 }
@@ -315,7 +305,7 @@ pub struct Refreshed {
 }
 
 /// Keeps a refreshed pair; `false` when the credential is another by now.
-pub(in crate::store) async fn refreshed(conn: &mut SqliteConnection, new: &Refreshed) -> Result<bool, StoreError> {
+pub(in crate::store) async fn refreshed(conn: &mut Conn, new: &Refreshed) -> Result<bool, StoreError> {
     if current_credential(conn, &new.installation).await?.is_none_or(|(_, fingerprint)| fingerprint != new.replaces) {
         return Ok(false);
     }

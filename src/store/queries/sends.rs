@@ -1,7 +1,8 @@
 //! Statements that keep what agents sent: the idempotency record and the receipt in one row.
 
-use sqlx::{Row, SqliteConnection};
+use sqlx::Row;
 
+use super::super::conn::Conn;
 use super::super::writer::failed;
 use super::super::{FinishedSend, NewSend, SendStart, StoreError};
 use super::{DecisionRow, audit, insert_decisions, legacy_used, verdict};
@@ -9,11 +10,11 @@ use crate::domain::clock::Timestamp;
 use crate::domain::guard::{Guard, stands};
 use crate::domain::ids::{AgentId, DecisionId, OrgId};
 
-pub(in crate::store) async fn begin_send(conn: &mut SqliteConnection, agent: &AgentId, send: &NewSend) -> Result<SendStart, StoreError> {
+pub(in crate::store) async fn begin_send(conn: &mut Conn, agent: &AgentId, send: &NewSend) -> Result<SendStart, StoreError> {
     let known = sqlx::query("SELECT digest, state, status, answer_json FROM sends WHERE agent = $1 AND key = $2")
         .bind(agent.as_str())
         .bind(send.key.as_str())
-        .fetch_optional(&mut *conn)
+        .fetch_optional(&mut **conn)
         .await
         .map_err(failed)?;
     if let Some(row) = known {
@@ -41,13 +42,13 @@ pub(in crate::store) async fn begin_send(conn: &mut SqliteConnection, agent: &Ag
         .bind(send.key.as_str())
         .bind(send.digest.as_str())
         .bind(send.at.ms())
-        .execute(conn)
+        .execute(&mut **conn)
         .await
         .map_err(failed)?;
     Ok(SendStart::Fresh)
 }
 
-pub(in crate::store) async fn finish_send(conn: &mut SqliteConnection, send: &FinishedSend) -> Result<serde_json::Value, StoreError> {
+pub(in crate::store) async fn finish_send(conn: &mut Conn, send: &FinishedSend) -> Result<serde_json::Value, StoreError> {
     let at = send.audit.at;
     let mut rows = Vec::with_capacity(send.decisions.len());
     for decision in &send.decisions {
@@ -63,7 +64,7 @@ pub(in crate::store) async fn finish_send(conn: &mut SqliteConnection, send: &Fi
     if send.state == "retry" {
         sqlx::query("DELETE FROM sends WHERE id = $1 AND state = 'started'")
             .bind(send.id.as_str())
-            .execute(&mut *conn)
+            .execute(&mut **conn)
             .await
             .map_err(failed)?;
     } else {
@@ -88,7 +89,7 @@ pub(in crate::store) async fn finish_send(conn: &mut SqliteConnection, send: &Fi
         .bind(first)
         .bind(count)
         .bind(at.ms())
-        .execute(&mut *conn)
+        .execute(&mut **conn)
         .await
         .map_err(failed)?;
     }
@@ -99,13 +100,13 @@ pub(in crate::store) async fn finish_send(conn: &mut SqliteConnection, send: &Fi
     Ok(answer)
 }
 
-pub(in crate::store) async fn abandon_sends(conn: &mut SqliteConnection, now: Timestamp) -> Result<u64, StoreError> {
+pub(in crate::store) async fn abandon_sends(conn: &mut Conn, now: Timestamp) -> Result<u64, StoreError> {
     let answer = serde_json::json!({"status": 504, "code": crate::domain::reason::ReasonCode::EgressOutcomeUnknown});
     sqlx::query("UPDATE sends SET state = 'unknown', status = 504, answer_json = $1, code = $2, finished_ms = $3 WHERE state = 'started'")
         .bind(answer.to_string())
         .bind(crate::domain::reason::ReasonCode::EgressOutcomeUnknown.as_str())
         .bind(now.ms())
-        .execute(conn)
+        .execute(&mut **conn)
         .await
         .map(|r| r.rows_affected())
         .map_err(failed)

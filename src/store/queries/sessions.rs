@@ -1,7 +1,8 @@
 //! Statements about sessions: which one an event belongs to, how one ends, who follows.
 
-use sqlx::{Row, SqliteConnection};
+use sqlx::Row;
 
+use super::super::conn::Conn;
 use super::super::sessions::Touched;
 use super::super::writer::failed;
 use super::super::{Ended, Ending, ImportedSession, NewEvent, StoreError};
@@ -33,10 +34,10 @@ fn found(row: &sqlx::sqlite::SqliteRow) -> Result<Found, StoreError> {
     })
 }
 
-pub(in crate::store) async fn active_session(conn: &mut SqliteConnection, key: &str) -> Result<Option<Found>, StoreError> {
+pub(in crate::store) async fn active_session(conn: &mut Conn, key: &str) -> Result<Option<Found>, StoreError> {
     let row = sqlx::query("SELECT id, created_ms, last_ms FROM sessions WHERE key = $1 AND status = 'active' AND key <> ''")
         .bind(key)
-        .fetch_optional(conn)
+        .fetch_optional(&mut **conn)
         .await
         .map_err(failed)?;
     row.as_ref().map(found).transpose()
@@ -44,7 +45,7 @@ pub(in crate::store) async fn active_session(conn: &mut SqliteConnection, key: &
 
 /// The imported session that an event continues: the only one of its org, agent and contact, nothing known of it speaks of
 /// another route or conversation, and no session with a route is under way with that contact or in that conversation.
-pub(in crate::store) async fn imported_session(conn: &mut SqliteConnection, event: &NewEvent) -> Result<Option<Found>, StoreError> {
+pub(in crate::store) async fn imported_session(conn: &mut Conn, event: &NewEvent) -> Result<Option<Found>, StoreError> {
     let Some(contact) = event.normal.sender.as_ref().map(|s| s.id.as_str()) else { return Ok(None) };
     let (conversation, thread) = place(event);
     let route = &event.route;
@@ -55,7 +56,7 @@ pub(in crate::store) async fn imported_session(conn: &mut SqliteConnection, even
     .bind(route.org.as_str())
     .bind(route.agent.as_str())
     .bind(contact)
-    .fetch_all(&mut *conn)
+    .fetch_all(&mut **conn)
     .await
     .map_err(failed)?;
     let [row] = rows.as_slice() else { return Ok(None) };
@@ -75,7 +76,7 @@ pub(in crate::store) async fn imported_session(conn: &mut SqliteConnection, even
     .bind(route.agent.as_str())
     .bind(contact)
     .bind(conversation)
-    .fetch_optional(conn)
+    .fetch_optional(&mut **conn)
     .await
     .map_err(failed)?;
     if routed.is_some() { Ok(None) } else { found(row).map(Some) }
@@ -87,12 +88,7 @@ fn place(event: &NewEvent) -> (&str, Option<&str>) {
 }
 
 /// Gives an imported session the identity of the event that continues it.
-pub(in crate::store) async fn promote(
-    conn: &mut SqliteConnection,
-    id: &SessionId,
-    event: &NewEvent,
-    now: Timestamp,
-) -> Result<(), StoreError> {
+pub(in crate::store) async fn promote(conn: &mut Conn, id: &SessionId, event: &NewEvent, now: Timestamp) -> Result<(), StoreError> {
     let (conversation, thread) = place(event);
     sqlx::query(
         "UPDATE sessions SET key = $2, provider = $3, installation = $4, binding = $5, legacy = $6, conversation = $7, thread = $8, \
@@ -108,43 +104,43 @@ pub(in crate::store) async fn promote(
     .bind(thread)
     .bind(event.peer.as_deref())
     .bind(now.ms())
-    .execute(conn)
+    .execute(&mut **conn)
     .await
     .map(|_| ())
     .map_err(failed)
 }
 
-pub(in crate::store) async fn touch_session(conn: &mut SqliteConnection, id: &SessionId, last: Timestamp) -> Result<(), StoreError> {
+pub(in crate::store) async fn touch_session(conn: &mut Conn, id: &SessionId, last: Timestamp) -> Result<(), StoreError> {
     let query = sqlx::query("UPDATE sessions SET last_ms = $2 WHERE id = $1").bind(id.as_str()).bind(last.ms());
-    query.execute(conn).await.map(|_| ()).map_err(failed)
+    query.execute(&mut **conn).await.map(|_| ()).map_err(failed)
 }
 
 /// Ends a session whose time is over: `expired` by age, `closed` by idleness.
-pub(in crate::store) async fn expire(conn: &mut SqliteConnection, id: &SessionId, aged: bool, now: Timestamp) -> Result<(), StoreError> {
+pub(in crate::store) async fn expire(conn: &mut Conn, id: &SessionId, aged: bool, now: Timestamp) -> Result<(), StoreError> {
     sqlx::query("UPDATE sessions SET status = $2, ended_by = $3, ended_ms = $4 WHERE id = $1")
         .bind(id.as_str())
         .bind(if aged { "expired" } else { "closed" })
         .bind(if aged { "age" } else { "idle" })
         .bind(now.ms())
-        .execute(conn)
+        .execute(&mut **conn)
         .await
         .map(|_| ())
         .map_err(failed)
 }
 
 /// Links an ended session to the one that follows it; `false` where another already does.
-pub(in crate::store) async fn follow(conn: &mut SqliteConnection, id: &SessionId, successor: &SessionId) -> Result<bool, StoreError> {
+pub(in crate::store) async fn follow(conn: &mut Conn, id: &SessionId, successor: &SessionId) -> Result<bool, StoreError> {
     sqlx::query("UPDATE sessions SET successor = $2 WHERE id = $1 AND successor IS NULL AND status <> 'active'")
         .bind(id.as_str())
         .bind(successor.as_str())
-        .execute(conn)
+        .execute(&mut **conn)
         .await
         .map(|done| done.rows_affected() > 0)
         .map_err(failed)
 }
 
 pub(in crate::store) async fn insert_session(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     id: &SessionId,
     event: &NewEvent,
     predecessor: Option<&SessionId>,
@@ -169,19 +165,19 @@ pub(in crate::store) async fn insert_session(
     .bind(predecessor.map(SessionId::as_str))
     .bind(route.binding.as_ref().map(BindingId::as_str))
     .bind(i64::from(route.legacy))
-    .execute(conn)
+    .execute(&mut **conn)
     .await
     .map(|_| ())
     .map_err(failed)
 }
 
 /// What a start must know of sessions that something other than an event touched.
-pub(in crate::store) async fn touched(conn: &mut SqliteConnection) -> Result<Touched, StoreError> {
+pub(in crate::store) async fn touched(conn: &mut Conn) -> Result<Touched, StoreError> {
     let imported = sqlx::query("SELECT 1 FROM sessions WHERE status = 'active' AND key = '' LIMIT 1");
-    let imported = imported.fetch_optional(&mut *conn).await.map_err(failed)?.is_some();
+    let imported = imported.fetch_optional(&mut **conn).await.map_err(failed)?.is_some();
     let mut touched = Touched { imported, ..Touched::default() };
     let rows = sqlx::query("SELECT followed_as, id FROM sessions WHERE followed_as IS NOT NULL AND successor IS NULL ORDER BY ended_ms")
-        .fetch_all(conn)
+        .fetch_all(&mut **conn)
         .await
         .map_err(failed)?;
     for row in rows {
@@ -192,11 +188,7 @@ pub(in crate::store) async fn touched(conn: &mut SqliteConnection) -> Result<Tou
 }
 
 /// Keeps a session of an earlier system; `false` where it is kept already.
-pub(in crate::store) async fn import(
-    conn: &mut SqliteConnection,
-    session: &ImportedSession,
-    line: AuditRecord,
-) -> Result<bool, StoreError> {
+pub(in crate::store) async fn import(conn: &mut Conn, session: &ImportedSession, line: AuditRecord) -> Result<bool, StoreError> {
     let done = sqlx::query(
         "INSERT INTO sessions (id, key, org, provider, installation, agent, conversation, thread, peer, status, created_ms, last_ms) \
          VALUES ($1, '', $2, $3, '', $4, $5, $6, $7, 'active', $8, $9) ON CONFLICT (id) DO NOTHING",
@@ -210,7 +202,7 @@ pub(in crate::store) async fn import(
     .bind(session.contact.as_str())
     .bind(session.created.ms())
     .bind(session.last.ms())
-    .execute(&mut *conn)
+    .execute(&mut **conn)
     .await
     .map_err(failed)?;
     if done.rows_affected() == 0 {
@@ -223,7 +215,7 @@ pub(in crate::store) async fn import(
 /// An operator ends a session. What became of it, and the keys that are another session's from now on: its own, and the one
 /// that its successor will have.
 pub(in crate::store) async fn end(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     id: &SessionId,
     ending: &Ending,
     line: AuditRecord,
@@ -231,7 +223,7 @@ pub(in crate::store) async fn end(
 ) -> Result<(Ended, Option<(String, String)>), StoreError> {
     let row = sqlx::query("SELECT status, key, org, provider, installation, agent, conversation, thread, peer FROM sessions WHERE id = $1")
         .bind(id.as_str())
-        .fetch_optional(&mut *conn)
+        .fetch_optional(&mut **conn)
         .await
         .map_err(failed)?;
     let Some(row) = row else { return Ok((Ended::Unknown, None)) };
@@ -264,13 +256,13 @@ pub(in crate::store) async fn end(
         .bind(word)
         .bind(now.ms())
         .bind(Some(followed_as.as_str()).filter(|k| !k.is_empty()))
-        .execute(&mut *conn)
+        .execute(&mut **conn)
         .await
         .map_err(failed)?;
     match ending {
         // What was handed here goes back to what the binding says.
         Ending::Closed => {
-            sqlx::query("DELETE FROM handed WHERE handed_key = $1").bind(key.as_str()).execute(&mut *conn).await.map_err(failed)?;
+            sqlx::query("DELETE FROM handed WHERE handed_key = $1").bind(key.as_str()).execute(&mut **conn).await.map_err(failed)?;
         }
         Ending::HandedTo(agent) => hand(conn, &key, &followed_as, agent, id, now).await?,
     }
@@ -280,23 +272,16 @@ pub(in crate::store) async fn end(
 
 /// Writes down whose a conversation is now. A conversation that was handed on before keeps one row, from what the binding
 /// says to whoever has it last; handed back to where it began, it needs none.
-async fn hand(
-    conn: &mut SqliteConnection,
-    key: &str,
-    to: &str,
-    agent: &AgentId,
-    session: &SessionId,
-    now: Timestamp,
-) -> Result<(), StoreError> {
+async fn hand(conn: &mut Conn, key: &str, to: &str, agent: &AgentId, session: &SessionId, now: Timestamp) -> Result<(), StoreError> {
     let back = sqlx::query("DELETE FROM handed WHERE handed_key = $1 AND key = $2").bind(key).bind(to);
-    let back = back.execute(&mut *conn).await.map_err(failed)?;
+    let back = back.execute(&mut **conn).await.map_err(failed)?;
     let moved = sqlx::query("UPDATE handed SET agent = $2, handed_key = $3, session = $4, at_ms = $5 WHERE handed_key = $1")
         .bind(key)
         .bind(agent.as_str())
         .bind(to)
         .bind(session.as_str())
         .bind(now.ms())
-        .execute(&mut *conn)
+        .execute(&mut **conn)
         .await
         .map_err(failed)?;
     if back.rows_affected() + moved.rows_affected() == 0 {
@@ -309,7 +294,7 @@ async fn hand(
         .bind(to)
         .bind(session.as_str())
         .bind(now.ms())
-        .execute(conn)
+        .execute(&mut **conn)
         .await
         .map_err(failed)?;
     }
@@ -317,14 +302,14 @@ async fn hand(
 }
 
 /// One more use of a legacy binding.
-pub(in crate::store) async fn legacy_used(conn: &mut SqliteConnection, binding: &BindingId, now: Timestamp) -> Result<(), StoreError> {
+pub(in crate::store) async fn legacy_used(conn: &mut Conn, binding: &BindingId, now: Timestamp) -> Result<(), StoreError> {
     sqlx::query(
         "INSERT INTO legacy_uses (binding, uses, last_ms) VALUES ($1, 1, $2) ON CONFLICT (binding) DO UPDATE \
          SET uses = legacy_uses.uses + 1, last_ms = excluded.last_ms",
     )
     .bind(binding.as_str())
     .bind(now.ms())
-    .execute(conn)
+    .execute(&mut **conn)
     .await
     .map(|_| ())
     .map_err(failed)
