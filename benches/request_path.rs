@@ -5,6 +5,7 @@
 use std::hint::black_box;
 use std::path::Path;
 
+use byoa_gateway::crypto::content::ContentKey;
 use byoa_gateway::crypto::envelope::{KeyRing, Purpose};
 use byoa_gateway::domain::clock::Timestamp;
 use byoa_gateway::domain::ids::{AgentId, InstallationId, OrgId, RequestId};
@@ -104,5 +105,20 @@ fn decide(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, proof, vault, decide);
+fn content(c: &mut Criterion) {
+    let Some(key) = ContentKey::derive(&zeroize::Zeroizing::new([7; 32])) else { return };
+    // An event is stored as the provider's bytes and their reading.
+    let plain = [BODY, BODY.get(..BODY.len() / 3).unwrap_or_default()].concat();
+    let Some(sealed) = key.seal("events", "evt_1", &plain) else { return };
+    let mut group = c.benchmark_group("content");
+    group.throughput(Throughput::Bytes(plain.len() as u64));
+    group.bench_function("sealing an event", |b| b.iter(|| key.seal("events", "evt_1", black_box(&plain))));
+    group.bench_function("opening an event", |b| b.iter(|| key.open("events", "evt_1", black_box(&sealed))));
+    group.bench_function("digest of a session key", |b| {
+        b.iter(|| key.digest("sessions", black_box("acme/slack/acme-slack/support/C0HELP//")))
+    });
+    group.finish();
+}
+
+criterion_group!(benches, proof, vault, decide, content);
 criterion_main!(benches);

@@ -243,7 +243,7 @@ impl Admin {
                     Some(advice) => {
                         let why = reason.map_or(String::new(), |r| format!(": {}", r.as_str()));
                         let since = installation.item.since.map_or(String::new(), |at| format!(" since {at}"));
-                        let (waiting, _) = if status.parks() { self.store.parked(id).await? } else { (0, Vec::new()) };
+                        let (waiting, _) = if status.parks() { self.store.parked(&installation.item).await? } else { (0, Vec::new()) };
                         Err((format!("{}{why}{since}, {waiting} deliveries wait", status.as_str()), advice))
                     }
                 },

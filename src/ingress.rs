@@ -444,6 +444,7 @@ impl<'a> Draft<'a> {
             provider_event_id: event.provider_event_id.clone(),
             provider_event_type: event.provider_event_type.clone(),
             dedupe_key: event.dedupe_key.clone(),
+            dedupe_is_personal: providers::of(installation.provider).edge().dedupe_is_personal,
             dedupe_until: now.plus_ms(providers::of(installation.provider).edge().dedupe_kept_ms),
             principal: sender.name(),
             verified_with: verified.slot().as_str(),

@@ -159,6 +159,8 @@ pub struct EdgeLimits {
     pub media_types: &'static [&'static str],
     /// How long the provider may repeat an event, in milliseconds: a repeat within it is recognised.
     pub dedupe_kept_ms: i64,
+    /// Whether the provider's event ids hold ids of persons.
+    pub dedupe_is_personal: bool,
     /// Whether the proof covers a timestamp.
     pub signs_time: bool,
 }

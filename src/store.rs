@@ -4,9 +4,11 @@
 //! opens a secret. Floor 2. The callers see use cases only, so that PostgreSQL joins without touching them.
 
 mod conn;
+mod content;
 mod deliveries;
 pub mod directory;
 mod outbox;
+mod places;
 mod queries;
 mod read;
 mod rollout;
@@ -16,21 +18,25 @@ mod sessions;
 mod shred;
 mod sqlite;
 mod terms;
+mod upgrade;
 mod writer;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use serde_json::Value as Json;
 use sqlx::SqlitePool;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::{Limits, RolloutSection};
+use crate::crypto::content::ContentKeys;
 use crate::crypto::envelope::KeyId;
 use crate::domain::clock::{Clock, Timestamp};
-use crate::domain::ids::{BindingId, EventId, InstallationId, OrgId, SessionId};
+use crate::domain::ids::{BindingId, EventId, OrgId, SessionId};
+use crate::domain::installation::Installation;
 use crate::domain::lifecycle::{Place, Shift, Shifted};
 use crate::domain::record::{AuditRecord, Decision};
 pub use queries::Refreshed;
@@ -40,12 +46,17 @@ pub use terms::{
 };
 
 use conn::Conn;
+use content::SealedRequest;
 use directory::Directory;
 use outbox::Outbox;
 use sessions::Touched;
 
 /// Rows that a sweep looks at, and at most removes, at a time.
 const SWEEP_ROWS: i64 = 1_000;
+
+/// How often the log is tried to be cut, and the pause between two tries.
+const CUTS_MAX: usize = 200;
+const CUT_AGAIN: Duration = Duration::from_millis(25);
 
 /// Idempotency keys are kept this long.
 const SEND_KEY_KEPT_MS: i64 = 24 * 3_600_000;
@@ -56,6 +67,7 @@ pub struct Store(Arc<Inner>);
 
 struct Inner {
     readers: SqlitePool,
+    keys: ContentKeys,
     jobs: mpsc::Sender<writer::Job>,
     directory: RwLock<Arc<Directory>>,
     reloading: tokio::sync::Mutex<()>,
@@ -80,9 +92,10 @@ impl Store {
     /// `store.locked`, `store.schema_newer`, `store.durability_weak`, `store.corrupt`, `config.invalid`.
     pub async fn open(url: &str, limits: &Limits, rollout: &RolloutSection, clock: &Clock) -> Result<Self, StoreError> {
         let opened = sqlite::open(url).await?;
-        let mut writing = Conn::new(opened.writer);
+        let keys = ContentKeys::default();
+        let mut writing = Conn::new(opened.writer, keys.clone());
         sqlite::seed_flags(&opened.readers, rollout, clock.now()).await?;
-        let directory = read::directory(&opened.readers).await?;
+        let directory = read::directory(&opened.readers, &keys).await?;
         let (committing, committed) = watch::channel(0);
         let log_pages = Arc::new(AtomicI64::new(0));
         let outbox = Arc::new(Mutex::new(Outbox::default()));
@@ -105,6 +118,7 @@ impl Store {
         tokio::spawn(sqlite::checkpoints(opened.checkpointer, committed.clone(), log_pages));
         Ok(Self(Arc::new(Inner {
             readers: opened.readers,
+            keys,
             jobs,
             directory: RwLock::new(Arc::new(directory)),
             reloading: tokio::sync::Mutex::new(()),
@@ -114,6 +128,11 @@ impl Store {
             writer: std::sync::Mutex::new(Some(writer)),
             _lock: opened.lock,
         })))
+    }
+
+    /// The keys that content is sealed under. A store opens without them; nothing is accepted before they are loaded.
+    pub fn content_keys(&self) -> &ContentKeys {
+        &self.0.keys
     }
 
     /// The declared state as of now.
@@ -139,8 +158,9 @@ impl Store {
     pub async fn accept_inbound(&self, request: AcceptRequest) -> Result<Accepted, StoreError> {
         // Whether it changed something or not: had the last reload failed, the provider's repeat mends it.
         let shows = request.shifts.iter().any(|shift| shift.shows());
+        let sealed = SealedRequest::new(&self.0.keys, request)?;
         let (ack, done) = oneshot::channel();
-        self.0.jobs.try_send(writer::Job::Accept(Box::new(request), ack)).map_err(queue_error)?;
+        self.0.jobs.try_send(writer::Job::Accept(Box::new(sealed), ack)).map_err(queue_error)?;
         let accepted = done.await.map_err(|_| StoreError::Unavailable("the writer stopped".into()))??;
         if shows {
             self.reload().await?;
@@ -183,16 +203,16 @@ impl Store {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn place(&self, installation: &InstallationId, conversation: &str) -> Result<Place, StoreError> {
-        read::place(&self.0.readers, installation, conversation).await
+    pub async fn place(&self, installation: &Installation, conversation: &str) -> Result<Place, StoreError> {
+        places::place(&self.0.readers, &self.0.keys, installation, conversation).await
     }
 
     /// What cannot be reached through an installation, and how many deliveries of it wait.
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn parked(&self, installation: &InstallationId) -> Result<(i64, Vec<Json>), StoreError> {
-        read::parked(&self.0.readers, installation).await
+    pub async fn parked(&self, installation: &Installation) -> Result<(i64, Vec<Json>), StoreError> {
+        places::parked(&self.0.readers, &self.0.keys, installation).await
     }
 
     async fn task<T: Send + 'static>(
@@ -236,7 +256,7 @@ impl Store {
     pub async fn reload(&self) -> Result<(), StoreError> {
         // One at a time: of two, the one that read earlier must not be the one that is kept.
         let _one_at_a_time = self.0.reloading.lock().await;
-        let fresh = Arc::new(read::directory(&self.0.readers).await?);
+        let fresh = Arc::new(read::directory(&self.0.readers, &self.0.keys).await?);
         *self.0.directory.write().unwrap_or_else(PoisonError::into_inner) = fresh;
         Ok(())
     }
@@ -329,12 +349,19 @@ impl Store {
         Ok((counts, left > 0))
     }
 
-    /// Leaves no older page of the database in its log. `false` while somebody reads one.
+    /// Leaves no older page of the database in its log. A checkpoint waits for readers and for the other checkpointer, so it is
+    /// tried until it succeeds, for some seconds. `false` where it did not.
     ///
     /// # Errors
     /// When the database does not answer.
     pub async fn cut_log(&self) -> Result<bool, StoreError> {
-        shred::cut_log(&self.0.readers).await
+        for _ in 0..CUTS_MAX {
+            if shred::cut_log(&self.0.readers).await? {
+                return Ok(true);
+            }
+            tokio::time::sleep(CUT_AGAIN).await;
+        }
+        Ok(false)
     }
 
     /// Writes audit lines by themselves.
@@ -352,7 +379,7 @@ impl Store {
     pub async fn keep_decision(&self, decision: Arc<Decision>, subject: String, now: Timestamp) -> Result<(), StoreError> {
         self.task(move |conn| {
             Box::pin(async move {
-                let verdict = queries::verdict(conn, &decision).await?;
+                let verdict = queries::verdict(conn, None, &decision).await?;
                 queries::insert_decisions(conn, &[queries::DecisionRow { at: now, org: None, subject: &subject, verdict }])
                     .await
                     .map(|_| ())
@@ -366,7 +393,7 @@ impl Store {
     /// # Errors
     /// When the database does not answer.
     pub async fn event_view(&self, event: &EventId) -> Result<Option<EventView>, StoreError> {
-        read::event_view(&self.0.readers, event).await
+        read::event_view(&self.0.readers, &self.0.keys, event).await
     }
 
     /// What a delivery said, for the agent that it went to.
@@ -374,7 +401,7 @@ impl Store {
     /// # Errors
     /// When the database does not answer.
     pub async fn event_of(&self, scope: &impl AgentScope, event: &EventId) -> Result<Option<EventView>, StoreError> {
-        let view = read::event_view(&self.0.readers, event).await?;
+        let view = read::event_view(&self.0.readers, &self.0.keys, event).await?;
         Ok(view.filter(|v| v.agent == *scope.agent() && scope.org().is_none_or(|org| v.org == *org)))
     }
 
@@ -383,7 +410,7 @@ impl Store {
     /// # Errors
     /// When the database does not answer.
     pub async fn session_of(&self, scope: &impl AgentScope, id: &SessionId) -> Result<Option<SessionView>, StoreError> {
-        read::session_of(&self.0.readers, scope, id).await
+        read::session_of(&self.0.readers, &self.0.keys, scope, id).await
     }
 
     /// Whether a session is another org's than the agent's: what an operator is told of, and the agent is not.
@@ -401,11 +428,11 @@ impl Store {
     pub async fn session_at(
         &self,
         scope: &impl AgentScope,
-        installation: &InstallationId,
+        installation: &Installation,
         conversation: &str,
         thread: Option<&str>,
     ) -> Result<Option<SessionId>, StoreError> {
-        read::session_at(&self.0.readers, scope, installation, conversation, thread).await
+        read::session_at(&self.0.readers, &self.0.keys, scope, installation, conversation, thread).await
     }
 
     /// Ends a session by an operator's word, with the audit line. The directory shows it when this returns.
@@ -514,7 +541,7 @@ impl Store {
     /// # Errors
     /// When the database does not answer.
     pub async fn list(&self, kind: &str, filter: &ListFilter) -> Result<Option<Page>, StoreError> {
-        read::list(&self.0.readers, kind, filter).await
+        read::list(&self.0.readers, &self.0.keys, kind, filter).await
     }
 
     /// One row of a listing by its id.
@@ -522,7 +549,7 @@ impl Store {
     /// # Errors
     /// When the database does not answer.
     pub async fn one(&self, kind: &str, id: &str) -> Result<Option<Json>, StoreError> {
-        read::one(&self.0.readers, kind, id).await
+        read::one(&self.0.readers, &self.0.keys, kind, id).await
     }
 
     /// The journey of one event: itself, its decisions, its session, its deliveries with every attempt, the sends of its
@@ -531,7 +558,7 @@ impl Store {
     /// # Errors
     /// When the database does not answer.
     pub async fn journey(&self, event: &EventId) -> Result<Option<Json>, StoreError> {
-        read::journey(&self.0.readers, event).await
+        read::journey(&self.0.readers, &self.0.keys, event).await
     }
 
     /// Open deliveries.

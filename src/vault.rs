@@ -13,6 +13,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use zeroize::Zeroizing;
 
 use crate::crypto::MacKey;
+use crate::crypto::content::ContentKeys;
 use crate::crypto::envelope::{Key, KeyId, KeyRing, OpenError, Purpose, seal_under};
 use crate::domain::clock::Timestamp;
 use crate::domain::guard::{Guard, stands};
@@ -50,12 +51,16 @@ pub mod field {
     pub const LOOKUP_KEY: &str = "lookup_key";
     /// What an org's values are sealed under.
     pub const ORG_KEY: &str = "org_key";
+    /// The key for content of requests that belong to no org; the gateway's own.
+    pub const CONTENT_KEY: &str = "content_key";
 }
 
 /// Seals and opens. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Vault {
     ring: Arc<RwLock<KeyRing>>,
+    /// The keys that the store seals content under, made of the orgs' keys.
+    content: ContentKeys,
     lookup: Arc<MacKey>,
     keyed: Arc<RwLock<HashMap<ProfileId, Keyed>>>,
 }
@@ -75,7 +80,7 @@ impl Vault {
     /// A vault over these keys, and the one that texts are looked up by. That one outlives every master key: were it made
     /// of one, a new master key would make every agent a stranger.
     pub fn new(ring: KeyRing, lookup: MacKey) -> Self {
-        Self { ring: Arc::new(RwLock::new(ring)), lookup: Arc::new(lookup), keyed: Arc::default() }
+        Self { ring: Arc::new(RwLock::new(ring)), content: ContentKeys::default(), lookup: Arc::new(lookup), keyed: Arc::default() }
     }
 
     fn ring(&self) -> RwLockReadGuard<'_, KeyRing> {

@@ -104,7 +104,17 @@ impl Admin {
     /// Keeps what was planned with its audit lines, all or nothing. Whoever planned holds `changing` until this returns.
     pub(super) async fn commit(&self, plan: Plan<'_>, lines: Vec<AuditRecord>) -> Result<(), AdminError> {
         let Plan { mut changes, keys, now, .. } = plan;
-        let keys = keys.into_inner();
+        let mut keys = keys.into_inner();
+        // Content of an org is sealed under the org's key, whether it has secrets or not.
+        for change in &changes {
+            if let Change::Put(resource, _) = change
+                && let Resource::Org(org) = resource.as_ref()
+                && !self.vault.has_org(&org.id)
+                && !keys.contains_key(&org.id)
+            {
+                keys.insert(org.id.clone(), keys::fresh()?);
+            }
+        }
         for (org, key) in &keys {
             changes.push(Change::KeepKey(self.vault.sealed_org_key(org, key, now)?));
         }

@@ -67,15 +67,18 @@ impl Admin {
         let suspended = Resource::Org(Org { suspended: true, ..found.item.clone() });
         let secrets = self.store.shred_secrets(org.clone(), vec![Change::Put(Box::new(suspended), vec![])], vec![begun], now).await?;
         self.vault.forget_org(org);
-        let (rows, finished) = self.store.shred_rows(org, ask.rows_max.unwrap_or(ROWS_MAX).max(1)).await?;
+        // Content is unreadable as soon as no copy of the key is left, wherever copies of the rows are.
+        let key_gone = self.store.cut_log().await?;
+        let (rows, emptied) = self.store.shred_rows(org, ask.rows_max.unwrap_or(ROWS_MAX).max(1)).await?;
+        let finished = key_gone && emptied;
         let counts: Vec<(&str, Json)> =
             std::iter::once(("secrets", json!(secrets))).chain(rows.into_iter().map(|(name, n)| (name, json!(n)))).collect();
+        if !key_gone {
+            tracing::warn!(org = %org, "the store's log still holds the org's sealed key; shred the org again to cut the log");
+        }
         if finished {
             let done = line("org.shred", counts.iter().map(|(name, n)| ((*name).to_owned(), n.clone())).collect::<Map<_, _>>().into());
             self.store.audit(vec![done]).await?;
-            if !self.store.cut_log().await? {
-                tracing::warn!(org = %org, "the store's log still holds pages from before; it is cut when nobody reads, at the latest at the end");
-            }
         }
         Ok(shown(org, counts.into_iter(), false, finished))
     }

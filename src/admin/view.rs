@@ -8,7 +8,6 @@ use super::{Admin, AdminError, Asking};
 use crate::crypto;
 use crate::domain::guard::{Guard, stands};
 use crate::domain::ids::{AgentId, BindingId, InstallationId, OrgId, ProfileId};
-use crate::domain::installation::Installation;
 use crate::domain::reason::ReasonCode;
 use crate::store::LegacyUse;
 use crate::store::directory::{Directory, Kept};
@@ -136,11 +135,11 @@ impl Admin {
     async fn with_standing(&self, kind: &str, id: &str, item: &mut Json) -> Result<(), AdminError> {
         let ("installations", Ok(id), Some(object)) = (kind, InstallationId::parse(id), item.as_object_mut()) else { return Ok(()) };
         let directory = self.store.directory();
-        let installation = directory.installations.get(&id).map(|i| &i.item);
-        let advice = installation.and_then(Installation::advice);
-        let (open, unreachable) = self.store.parked(&id).await?;
+        let Some(installation) = directory.installations.get(&id).map(|i| &i.item) else { return Ok(()) };
+        let advice = installation.advice();
+        let (open, unreachable) = self.store.parked(installation).await?;
         // What is on its way waits for nothing but its turn.
-        object.insert("parked".into(), json!(if installation.is_some_and(|i| i.status.parks()) { open } else { 0 }));
+        object.insert("parked".into(), json!(if installation.status.parks() { open } else { 0 }));
         object.insert("unreachable".into(), json!(unreachable));
         object.insert("advice".into(), json!(advice));
         Ok(())

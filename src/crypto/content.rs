@@ -48,18 +48,17 @@ impl ContentKey {
         Some(Self { cipher: XChaCha20Poly1305::new(cipher.as_slice().try_into().ok()?), lookup: MacKey::new(lookup.as_slice())? })
     }
 
-    /// Seals a value for the row `id` of a table.
-    pub fn seal(&self, table: &str, id: &str, plain: &[u8]) -> Vec<u8> {
+    /// Seals a value for the row `id` of a table; `None` for a value of 256 GiB or more.
+    pub fn seal(&self, table: &str, id: &str, plain: &[u8]) -> Option<Vec<u8>> {
         let mut nonce = [0u8; NONCE_BYTES];
         rand::fill(&mut nonce);
         let place = place(table, id);
         let mut sealed = Vec::with_capacity(plain.len() + SEALED_BYTES);
         sealed.push(VERSION);
         sealed.extend_from_slice(&nonce);
-        // The cipher refuses only plaintexts of 256 GiB and more.
-        let ciphertext = self.cipher.encrypt(&XNonce::from(nonce), Payload { msg: plain, aad: &place }).unwrap_or_default();
+        let ciphertext = self.cipher.encrypt(&XNonce::from(nonce), Payload { msg: plain, aad: &place }).ok()?;
         sealed.extend_from_slice(&ciphertext);
-        sealed
+        Some(sealed)
     }
 
     /// Opens a value that was sealed for this row; `None` when it was not, or was altered.
@@ -133,13 +132,13 @@ mod tests {
     #[test]
     fn a_value_opens_in_its_own_row_under_its_own_key_alone() {
         let (ours, theirs) = (key(1), key(2));
-        let sealed = ours.seal("events", "evt_1", b"hello");
+        let sealed = ours.seal("events", "evt_1", b"hello").unwrap();
         assert_eq!(sealed.len(), 5 + SEALED_BYTES);
         assert_eq!(ours.open("events", "evt_1", &sealed).as_deref(), Some(b"hello".as_slice()));
         assert_eq!(ours.open("events", "evt_2", &sealed), None);
         assert_eq!(ours.open("sends", "evt_1", &sealed), None);
         assert_eq!(theirs.open("events", "evt_1", &sealed), None);
-        assert_ne!(ours.seal("events", "evt_1", b"hello"), sealed, "each value has a nonce of its own");
+        assert_ne!(ours.seal("events", "evt_1", b"hello").unwrap(), sealed, "each value has a nonce of its own");
     }
 
     #[test]
@@ -166,7 +165,7 @@ mod tests {
         #[test]
         fn one_flipped_bit_does_not_open(plain in proptest::collection::vec(any::<u8>(), 0..64), at in any::<prop::sample::Index>(), bit in 0u8..8) {
             let key = key(3);
-            let mut sealed = key.seal("t", "1", &plain);
+            let mut sealed = key.seal("t", "1", &plain).unwrap();
             let at = at.index(sealed.len());
             sealed[at] ^= 1 << bit;
             prop_assert_eq!(key.open("t", "1", &sealed), None);

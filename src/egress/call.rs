@@ -85,7 +85,7 @@ impl Egress {
     /// at again. A new id is a hint and no destination: which agent may speak there was not asked.
     async fn reachable(&self, installation: &Installation, call: &Call<'_>) -> Result<(), Ended> {
         let Some(conversation) = call.conversation else { return Ok(()) };
-        let place = self.store.place(&installation.id, conversation).await;
+        let place = self.store.place(installation, conversation).await;
         match place.map_err(|e| Ended::from(Stop::from(Failure::from(e))))? {
             Place::Open => Ok(()),
             Place::Blocked | Place::Left => Err(Stop::from(ReasonCode::EgressRecipientBlocked).into()),

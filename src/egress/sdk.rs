@@ -177,7 +177,7 @@ impl Egress {
         let mut within = None;
         if let Some((conversation, thread)) = place {
             trail.conversation = Some(conversation.to_owned());
-            trail.session = self.store.session_at(principal, &installation.item.id, conversation, thread).await.map_err(broken)?;
+            trail.session = self.store.session_at(principal, &installation.item, conversation, thread).await.map_err(broken)?;
             if let Some(session) = &trail.session {
                 within = self.store.session_of(principal, session).await.map_err(broken)?;
             }

@@ -20,8 +20,10 @@ async fn egress(folder: &std::path::Path) -> Egress {
     let clock = Clock::manual(NOW);
     let law = Snapshot::load("policies".as_ref(), "schemas/gateway.cedarschema".as_ref(), Timestamp::default()).unwrap();
     let url = format!("sqlite:{}", folder.join("byoa.db").display());
+    let store = Store::open(&url, &Limits::default(), &RolloutSection::default(), &clock).await.unwrap();
+    store.content_keys().add(None, &Zeroizing::new([3; 32]));
     Egress {
-        store: Store::open(&url, &Limits::default(), &RolloutSection::default(), &clock).await.unwrap(),
+        store,
         vault: Vault::new(KeyRing::new(vec![key]).unwrap(), crate::crypto::MacKey::new(b"lookup").unwrap()),
         metrics: Arc::new(Metrics::new(law.version())),
         engine: Engine::new(law),

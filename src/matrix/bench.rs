@@ -148,7 +148,7 @@ impl Bench {
         let outfit = Outfit { build: Some(|| Some("matrix".into())), law: Some(Arc::clone(&setting.law)), ..Outfit::default() };
         let gateway = Box::pin(Gateway::start_with(config, secrets, clock.clone(), outfit)).await;
         let gateway = gateway.map_err(|f| format!("the gateway does not start: {}: {}", f.code, f.detail))?;
-        let store = Scratch::open(&db).await.map_err(|e| e.to_string())?;
+        let store = Scratch::open(&db, gateway.store().content_keys().clone()).await.map_err(|e| e.to_string())?;
         let public = gateway.public;
         Ok(Self { gateway, clock, public, token, viewer, policies, left: Left { store, _folder: folder } })
     }

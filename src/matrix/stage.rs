@@ -25,14 +25,16 @@ pub(super) struct Stage<'p> {
     pub api: String,
     /// And where the agents do.
     pub agents: String,
+    /// The session that was opened last in a story.
+    pub session: String,
 }
 
 impl<'p> Stage<'p> {
     pub(super) fn new(setting: &'p Setting, play: &'p Play, provider: ProviderKind) -> Self {
         let (platform, tenant) = (world::platform(provider, PREFIX), world::acme(provider, PREFIX));
         let own = if play.mode == Some(Mode::Platform) { platform.clone() } else { tenant.clone() };
-        let (api, agents) = (String::new(), String::new());
-        Self { setting, play, provider, own, other: world::globex(provider, PREFIX), platform, tenant, api, agents }
+        let (api, agents, session) = (String::new(), String::new(), String::new());
+        Self { setting, play, provider, own, other: world::globex(provider, PREFIX), platform, tenant, api, agents, session }
     }
 
     pub(super) fn app(&self, word: &str) -> Result<&App, String> {
@@ -66,7 +68,11 @@ impl<'p> Stage<'p> {
             }
         }
         out = out.replace("{provider}", self.provider.as_str()).replace("{long}", &"A".repeat(600));
-        out = out.replace("{conversation}", self.conversation()).replace("{api}", &self.api).replace("{agents}", &self.agents);
+        out = out
+            .replace("{conversation}", self.conversation())
+            .replace("{api}", &self.api)
+            .replace("{agents}", &self.agents)
+            .replace("{session}", &self.session);
         let now = self.setting.now;
         timed(timed(out, "{now", |offset| (now.secs() + offset).to_string()), "{time", |offset| {
             Timestamp::from_secs(now.secs() + offset).to_string()

@@ -88,6 +88,7 @@ impl Story<'_> {
     async fn step(&mut self, step: &Step) -> Result<(), String> {
         let number = self.told.len() + 1;
         let kept = self.bench.store();
+        self.stage.session = kept.last_session().await.map_err(|e| e.to_string())?.unwrap_or_default();
         let (before, audited) = (kept.counts().await.map_err(|e| e.to_string())?, kept.audited().await.map_err(|e| e.to_string())?);
         let metrics = self.bench.metrics().await?;
         let (what, answers) = self.act(step).await?;

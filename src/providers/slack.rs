@@ -67,7 +67,13 @@ impl Provider for Slack {
     }
 
     fn edge(&self) -> EdgeLimits {
-        EdgeLimits { body_bytes_max: 1024 * 1024, media_types: &[JSON, FORM], dedupe_kept_ms: 24 * 3_600_000, signs_time: true }
+        EdgeLimits {
+            body_bytes_max: 1024 * 1024,
+            media_types: &[JSON, FORM],
+            dedupe_kept_ms: 24 * 3_600_000,
+            dedupe_is_personal: false,
+            signs_time: true,
+        }
     }
 
     fn secret_chars_min(&self) -> usize {

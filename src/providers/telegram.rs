@@ -52,7 +52,13 @@ impl Provider for Telegram {
     }
 
     fn edge(&self) -> EdgeLimits {
-        EdgeLimits { body_bytes_max: 1024 * 1024, media_types: &[JSON], dedupe_kept_ms: 48 * 3_600_000, signs_time: false }
+        EdgeLimits {
+            body_bytes_max: 1024 * 1024,
+            media_types: &[JSON],
+            dedupe_kept_ms: 48 * 3_600_000,
+            dedupe_is_personal: false,
+            signs_time: false,
+        }
     }
 
     fn secret_chars_min(&self) -> usize {

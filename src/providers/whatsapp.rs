@@ -67,7 +67,13 @@ impl Provider for WhatsApp {
     }
 
     fn edge(&self) -> EdgeLimits {
-        EdgeLimits { body_bytes_max: BODY_BYTES_MAX, media_types: &[JSON], dedupe_kept_ms: 8 * 24 * 3_600_000, signs_time: false }
+        EdgeLimits {
+            body_bytes_max: BODY_BYTES_MAX,
+            media_types: &[JSON],
+            dedupe_kept_ms: 8 * 24 * 3_600_000,
+            dedupe_is_personal: true,
+            signs_time: false,
+        }
     }
 
     fn secret_chars_min(&self) -> usize {

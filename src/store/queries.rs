@@ -16,8 +16,10 @@ use sqlx::sqlite::SqliteArguments;
 use sqlx::{AssertSqlSafe, Row, Sqlite, SqliteConnection};
 
 use super::conn::Conn;
+use super::content::{SealedEvent, SealedRefusal, VERDICTS, seal};
 use super::writer::failed;
 use super::{AcceptRequest, NewEvent, StoreError};
+use crate::crypto::content::ContentKey;
 use crate::domain::clock::Timestamp;
 use crate::domain::guard::{Guard, stands};
 use crate::domain::ids::{OrgId, SessionId};
@@ -40,6 +42,7 @@ pub(super) const SEED_FLAG: &str = "INSERT INTO flags (name, enabled, stage, can
 pub(super) struct EventRow<'a> {
     pub request: &'a AcceptRequest,
     pub event: &'a NewEvent,
+    pub sealed: &'a SealedEvent,
     pub session: SessionId,
     pub session_new: bool,
     /// The number of its first decision; the others follow it.
@@ -62,6 +65,7 @@ pub(super) struct AuditRow<'a> {
 
 pub(super) struct RefusalRow<'a> {
     pub record: &'a RefusalRecord,
+    pub sealed: &'a SealedRefusal,
     pub verdict: Option<i64>,
 }
 
@@ -109,21 +113,24 @@ pub(super) async fn run(conn: &mut SqliteConnection, sql: &'static str) -> Resul
 }
 
 /// Inserts the dedupe keys; the events whose keys were new.
-pub(super) async fn insert_dedupe(conn: &mut Conn, events: &[(&AcceptRequest, &NewEvent)]) -> Result<HashSet<String>, StoreError> {
+pub(super) async fn insert_dedupe(
+    conn: &mut Conn,
+    events: &[(&AcceptRequest, &NewEvent, &SealedEvent)],
+) -> Result<HashSet<String>, StoreError> {
     const HEAD: &str = "INSERT INTO dedupe (key, installation, event, expires_ms) VALUES";
     let mut fresh = HashSet::with_capacity(events.len());
     for chunk in events.chunks(ROWS_MAX) {
         let sql = many(HEAD, 4, chunk.len(), " ON CONFLICT DO NOTHING RETURNING event");
-        let query = chunk.iter().fold(sqlx::query(AssertSqlSafe(sql)), |q, (_, e)| {
+        let query = chunk.iter().fold(sqlx::query(AssertSqlSafe(sql)), |q, (_, e, sealed)| {
             let installation = if stands(Guard::DedupeOfInstallation) { e.route.installation.as_str() } else { "" };
-            q.bind(tail_first(&e.dedupe_key)).bind(installation).bind(e.id.as_str()).bind(e.dedupe_until.ms())
+            q.bind(tail_first(&sealed.dedupe)).bind(installation).bind(e.id.as_str()).bind(e.dedupe_until.ms())
         });
         for row in query.fetch_all(&mut **conn).await.map_err(failed)? {
             fresh.insert(row.try_get(0).map_err(failed)?);
         }
     }
     if !stands(Guard::DedupeKey) {
-        fresh.extend(events.iter().map(|(_, e)| e.id.to_string()));
+        fresh.extend(events.iter().map(|(_, e, _)| e.id.to_string()));
     }
     Ok(fresh)
 }
@@ -138,6 +145,34 @@ fn tail_first(key: &str) -> String {
         turned.push_str(part);
     }
     turned
+}
+
+/// Replaces the dedupe key of an event by its digest, where the provider's ids hold ids of persons.
+pub(super) async fn redigest_dedupe(
+    conn: &mut Conn,
+    event: &str,
+    key: &ContentKey,
+    is_personal: fn(ProviderKind) -> bool,
+) -> Result<(), StoreError> {
+    let rows: Vec<(String, String, String)> = sqlx::query_as(
+        "SELECT d.key, d.installation, json_extract(e.meta_json, '$.provider') FROM dedupe d JOIN events e ON e.id = d.event WHERE d.event = $1",
+    )
+    .bind(event)
+    .fetch_all(&mut **conn)
+    .await
+    .map_err(failed)?;
+    for (old, installation, provider) in rows {
+        if ProviderKind::parse(&provider).is_some_and(is_personal) {
+            sqlx::query("UPDATE OR REPLACE dedupe SET key = $1 WHERE key = $2 AND installation = $3")
+                .bind(key.digest("dedupe", &tail_first(&old)))
+                .bind(old)
+                .bind(installation)
+                .execute(&mut **conn)
+                .await
+                .map_err(failed)?;
+        }
+    }
+    Ok(())
 }
 
 /// What an event's row knows beside its columns.
@@ -161,9 +196,9 @@ pub(super) struct Meta<'a> {
 
 /// Inserts events; the number of the first of them.
 pub(super) async fn insert_events(conn: &mut Conn, rows: &[EventRow<'_>]) -> Result<i64, StoreError> {
-    const HEAD: &str = "INSERT INTO events (id, received_ms, org, installation, agent, session, kind, provider_event_id, \
-         decision_first, decision_count, meta_json, normal_json, raw) VALUES";
-    insert(conn, HEAD, 13, rows, |q, r| {
+    const HEAD: &str = "INSERT INTO events (id, received_ms, org, installation, agent, session, kind, decision_first, \
+         decision_count, meta_json, content) VALUES";
+    insert(conn, HEAD, 11, rows, |q, r| {
         let e = r.event;
         let meta = Meta {
             provider: e.route.provider,
@@ -186,12 +221,10 @@ pub(super) async fn insert_events(conn: &mut Conn, rows: &[EventRow<'_>]) -> Res
             .bind(e.route.agent.as_str())
             .bind(r.session.as_str())
             .bind(e.kind.as_str())
-            .bind(e.provider_event_id.as_str())
             .bind(r.decision_first)
             .bind(i64::try_from(e.decisions.len()).unwrap_or(0))
             .bind(serde_json::to_string(&meta).unwrap_or_default())
-            .bind(serde_json::to_string(&e.normal).unwrap_or_default())
-            .bind(e.raw.to_vec())
+            .bind(r.sealed.content.as_slice())
     })
     .await
 }
@@ -218,25 +251,30 @@ fn policies_json(policies: &[String]) -> String {
     serde_json::to_string(policies).unwrap_or_default()
 }
 
-/// The number of a question and its answer, kept once.
-pub(super) async fn verdict(conn: &mut Conn, d: &Decision) -> Result<i64, StoreError> {
+/// The number of a question and its answer, kept once for each org.
+pub(super) async fn verdict(conn: &mut Conn, org: Option<&OrgId>, d: &Decision) -> Result<i64, StoreError> {
     let (policies, code) = (policies_json(&d.policies), d.code.map(|c| c.as_str()));
     let whole =
         [d.action, &d.principal, &d.resource, &d.facts, if d.allowed { "1" } else { "0" }, code.unwrap_or(""), &policies, &d.version];
-    let digest = hex::encode(crate::crypto::sha256(whole.join("\0").as_bytes()));
+    // What a shredded org is refused is kept without its facts.
+    let own = conn.key(org);
+    let key = own.clone().or_else(|_| conn.key(None))?;
+    let digest = key.digest(VERDICTS, &whole.join("\0"));
+    let content = own.ok().map(|key| seal(&key, VERDICTS, &digest, d.facts.as_bytes())).transpose()?;
     sqlx::query(
-        "INSERT INTO verdicts (digest, action, principal, resource, facts_json, allowed, code, policies_json, version) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (digest) DO NOTHING",
+        "INSERT INTO verdicts (digest, action, principal, resource, org, allowed, code, policies_json, version, content) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (digest) DO NOTHING",
     )
     .bind(digest.as_str())
     .bind(d.action)
     .bind(d.principal.as_str())
     .bind(d.resource.as_str())
-    .bind(d.facts.as_str())
+    .bind(org.map(OrgId::as_str))
     .bind(i64::from(d.allowed))
     .bind(code)
     .bind(policies)
     .bind(&*d.version)
+    .bind(content)
     .execute(&mut **conn)
     .await
     .map_err(failed)?;
@@ -250,8 +288,8 @@ pub(super) async fn insert_decisions(conn: &mut Conn, rows: &[DecisionRow<'_>]) 
 }
 
 pub(super) async fn insert_refusals(conn: &mut Conn, rows: &[RefusalRow<'_>]) -> Result<(), StoreError> {
-    const HEAD: &str = "INSERT INTO refusals (at_ms, provider, profile, installation, org, code, verdict, digest, excerpt, request) VALUES";
-    insert(conn, HEAD, 10, rows, |q, RefusalRow { record: r, verdict }| {
+    const HEAD: &str = "INSERT INTO refusals (at_ms, provider, profile, installation, org, code, verdict, digest, content, request) VALUES";
+    insert(conn, HEAD, 10, rows, |q, RefusalRow { record: r, sealed, verdict }| {
         q.bind(r.at.ms())
             .bind(r.provider.as_str())
             .bind(r.profile.as_str())
@@ -259,8 +297,8 @@ pub(super) async fn insert_refusals(conn: &mut Conn, rows: &[RefusalRow<'_>]) ->
             .bind(r.org.as_ref().map(OrgId::as_str))
             .bind(r.code.as_str())
             .bind(*verdict)
-            .bind(hex::encode(r.digest))
-            .bind(r.excerpt.as_deref())
+            .bind(sealed.digest.as_str())
+            .bind(sealed.content.as_deref())
             .bind(r.request.as_str())
     })
     .await
@@ -308,7 +346,7 @@ pub(super) async fn audit(conn: &mut Conn, records: &[AuditRecord]) -> Result<()
     let mut rows = Vec::with_capacity(records.len());
     for record in records {
         let verdict = match &record.decision {
-            Some(decision) => Some(verdict(conn, decision).await?),
+            Some(decision) => Some(verdict(conn, record.org.as_ref(), decision).await?),
             None => None,
         };
         rows.push(AuditRow { record, verdict });

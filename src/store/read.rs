@@ -8,14 +8,15 @@ use serde_json::{Map, Value as Json, json};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, Column, Row, SqlitePool, TypeInfo, ValueRef};
 
+use super::content::{HANDED, HandedContent, SESSIONS, Sealed, SessionContent, conversation_digest, key_of, open_event, open_json, shown};
 use super::directory::{Directory, HandedOver, Kept, Locator, SealedSecret};
 use super::queries::Meta;
 use super::writer::failed;
 use super::{AgentScope, EventView, LegacyUse, ListFilter, Page, SessionView, StoreError};
+use crate::crypto::content::ContentKeys;
 use crate::domain::clock::Timestamp;
 use crate::domain::ids::{AgentId, BindingId, DecisionId, DeliveryId, EventId, InstallationId, OrgId, ProfileId, SessionId};
 use crate::domain::installation::{Agent, AppProfile, Binding, Installation, Org, ProviderKind};
-use crate::domain::lifecycle::Place;
 use crate::domain::rollout::{Flag, RollbackMode, RolloutStage};
 use crate::domain::route::Route;
 
@@ -24,7 +25,7 @@ fn damaged(what: &str, why: impl std::fmt::Display) -> StoreError {
 }
 
 /// Reads everything operators declared.
-pub(super) async fn directory(pool: &SqlitePool) -> Result<Directory, StoreError> {
+pub(super) async fn directory(pool: &SqlitePool, keys: &ContentKeys) -> Result<Directory, StoreError> {
     // One read transaction: rows of one change are seen together or not at all.
     let mut tx = pool.begin().await.map_err(failed)?;
     let mut sealed: BTreeMap<(String, String), Vec<SealedSecret>> = BTreeMap::new();
@@ -78,11 +79,15 @@ pub(super) async fn directory(pool: &SqlitePool) -> Result<Directory, StoreError
         };
         all.ingress.insert(ingress_id, locator);
     }
-    let rows = sqlx::query("SELECT key, agent, handed_key FROM handed").fetch_all(&mut *tx).await.map_err(failed)?;
+    let rows = sqlx::query("SELECT key, agent, org, content FROM handed").fetch_all(&mut *tx).await.map_err(failed)?;
     for row in rows {
         let get = |i: usize| row.try_get::<String, _>(i).map_err(failed);
+        // Before the keys are loaded, and after an org's was destroyed, its conversations cannot be told.
+        let Some(key) = keys.of(Some(&get(2)?)) else { continue };
+        let sealed: Vec<u8> = row.try_get(3).map_err(failed)?;
+        let Ok(HandedContent { key, handed_key }) = open_json(&key, HANDED, &get(0)?, &sealed) else { continue };
         let agent = AgentId::parse(&get(1)?).map_err(|e| damaged("handed", e))?;
-        all.handed.insert(get(0)?, HandedOver { agent, key: get(2)? });
+        all.handed.insert(key, HandedOver { agent, key: handed_key });
     }
     all.flags = flags(&mut tx).await?;
     all.index();
@@ -123,54 +128,10 @@ async fn flags(tx: &mut sqlx::Transaction<'_, sqlx::Sqlite>) -> Result<BTreeMap<
     Ok(found)
 }
 
-/// How a conversation stands; one that nothing is known of is open.
-pub(super) async fn place(pool: &SqlitePool, installation: &InstallationId, conversation: &str) -> Result<Place, StoreError> {
-    let row: Option<(String, Option<String>)> =
-        sqlx::query_as("SELECT state, moved_to FROM places WHERE installation = $1 AND conversation = $2")
-            .bind(installation.as_str())
-            .bind(conversation)
-            .fetch_optional(pool)
-            .await
-            .map_err(failed)?;
-    match row {
-        None => Ok(Place::Open),
-        Some((state, to)) => match (state.as_str(), to) {
-            ("open", _) => Ok(Place::Open),
-            ("blocked", _) => Ok(Place::Blocked),
-            ("left", _) => Ok(Place::Left),
-            ("moved", Some(to)) => Ok(Place::Moved { to }),
-            _ => Err(damaged("places", format!("unknown state `{state}`"))),
-        },
-    }
-}
-
-/// Places that are listed of one installation.
-const PLACES_SHOWN_MAX: i64 = 100;
-
-pub(super) async fn parked(pool: &SqlitePool, installation: &InstallationId) -> Result<(i64, Vec<Json>), StoreError> {
-    let waiting: i64 = sqlx::query_scalar(
-        "SELECT COUNT(*) FROM deliveries d INDEXED BY deliveries_open JOIN events e ON e.seq = d.seq \
-         WHERE d.settled_ms IS NULL AND e.installation = $1",
-    )
-    .bind(installation.as_str())
-    .fetch_one(pool)
-    .await
-    .map_err(failed)?;
-    let places: Vec<(String, String, Option<String>, i64)> = sqlx::query_as(
-        "SELECT conversation, state, moved_to, at_ms FROM places WHERE installation = $1 AND state != 'open' ORDER BY conversation LIMIT $2",
-    )
-    .bind(installation.as_str())
-    .bind(PLACES_SHOWN_MAX)
-    .fetch_all(pool)
-    .await
-    .map_err(failed)?;
-    let shown = |(conversation, state, to, at): (String, String, Option<String>, i64)| json!({"conversation": conversation, "state": state, "moved_to": to, "since": Timestamp::from_ms(at)});
-    Ok((waiting, places.into_iter().map(shown).collect()))
-}
-
-pub(super) async fn event_view(pool: &SqlitePool, event: &EventId) -> Result<Option<EventView>, StoreError> {
+/// An event with its content; `None` where there is no such event, or its body was removed.
+pub(super) async fn event_view(pool: &SqlitePool, keys: &ContentKeys, event: &EventId) -> Result<Option<EventView>, StoreError> {
     let row = sqlx::query(
-        "SELECT e.received_ms, e.org, e.installation, e.agent, e.session, e.provider_event_id, e.meta_json, e.normal_json, e.raw, s.key \
+        "SELECT e.received_ms, e.org, e.installation, e.agent, e.session, e.meta_json, e.content, s.content \
          FROM events e JOIN sessions s ON s.id = e.session WHERE e.id = $1",
     )
     .bind(event.as_str())
@@ -178,27 +139,33 @@ pub(super) async fn event_view(pool: &SqlitePool, event: &EventId) -> Result<Opt
     .await
     .map_err(failed)?;
     let Some(row) = row else { return Ok(None) };
+    let Some(sealed) = row.try_get::<Option<Vec<u8>>, _>(6).map_err(failed)? else { return Ok(None) };
     let get = |i: usize| row.try_get::<String, _>(i).map_err(failed);
-    let meta = get(6)?;
+    let meta = get(5)?;
     let meta: Meta<'_> = serde_json::from_str(&meta).map_err(|e| damaged("events", e))?;
+    let (org, session) = (OrgId::parse(&get(1)?).map_err(|e| damaged("events", e))?, get(4)?);
+    let key = key_of(keys, Some(&org))?;
+    let content = open_event(&key, event.as_str(), &sealed)?;
+    let sealed: Vec<u8> = row.try_get(7).map_err(failed)?;
+    let session_content: SessionContent = open_json(&key, SESSIONS, &session, &sealed)?;
     Ok(Some(EventView {
         id: event.clone(),
         received: Timestamp::from_ms(row.try_get(0).map_err(failed)?),
-        org: OrgId::parse(&get(1)?).map_err(|e| damaged("events", e))?,
+        org,
         provider: meta.provider,
         mode: meta.mode.into_owned(),
         profile: ProfileId::parse(&meta.profile).map_err(|e| damaged("events", e))?,
         installation: InstallationId::parse(&get(2)?).map_err(|e| damaged("events", e))?,
         agent: AgentId::parse(&get(3)?).map_err(|e| damaged("events", e))?,
-        session: SessionId::parse(&get(4)?).ok_or_else(|| damaged("events", "session id"))?,
+        session: SessionId::parse(&session).ok_or_else(|| damaged("events", "session id"))?,
         session_new: meta.session_new,
         cloud_type: meta.r#type.into_owned(),
-        provider_event_id: get(5)?,
+        provider_event_id: content.provider_event_id,
         provider_event_type: meta.provider_event_type.into_owned(),
-        normal: serde_json::from_str(&get(7)?).map_err(|e| damaged("events", e))?,
-        raw: row.try_get(8).map_err(failed)?,
+        normal: content.normal,
+        raw: content.raw,
         media_type: meta.media_type.into_owned(),
-        session_key: get(9)?,
+        session_key: session_content.key,
     }))
 }
 
@@ -215,9 +182,14 @@ pub(super) async fn legacy_uses(pool: &SqlitePool) -> Result<BTreeMap<BindingId,
 }
 
 /// One that has no route yet is not there for an agent: nothing can be answered through it.
-pub(super) async fn session_of(pool: &SqlitePool, scope: &impl AgentScope, id: &SessionId) -> Result<Option<SessionView>, StoreError> {
+pub(super) async fn session_of(
+    pool: &SqlitePool,
+    keys: &ContentKeys,
+    scope: &impl AgentScope,
+    id: &SessionId,
+) -> Result<Option<SessionView>, StoreError> {
     let row = sqlx::query(
-        "SELECT org, provider, installation, binding, legacy, key, conversation, thread, status FROM sessions \
+        "SELECT org, provider, installation, binding, legacy, status, content FROM sessions \
          WHERE id = $1 AND agent = $2 AND ($3 IS NULL OR org = $3) AND key <> ''",
     )
     .bind(id.as_str())
@@ -229,20 +201,23 @@ pub(super) async fn session_of(pool: &SqlitePool, scope: &impl AgentScope, id: &
     let Some(row) = row else { return Ok(None) };
     let get = |i: usize| row.try_get::<String, _>(i).map_err(failed);
     let binding: Option<String> = row.try_get(3).map_err(failed)?;
+    let org = OrgId::parse(&get(0)?).map_err(|e| damaged("sessions", e))?;
+    let sealed: Vec<u8> = row.try_get(6).map_err(failed)?;
+    let content: SessionContent = open_json(&*key_of(keys, Some(&org))?, SESSIONS, id.as_str(), &sealed)?;
     Ok(Some(SessionView {
         id: id.clone(),
-        key: get(5)?,
+        key: content.key,
         route: Route {
-            org: OrgId::parse(&get(0)?).map_err(|e| damaged("sessions", e))?,
+            org,
             provider: ProviderKind::parse(&get(1)?).ok_or_else(|| damaged("sessions", "provider"))?,
             installation: InstallationId::parse(&get(2)?).map_err(|e| damaged("sessions", e))?,
             binding: binding.as_deref().map(BindingId::parse).transpose().map_err(|e| damaged("sessions", e))?,
             agent: scope.agent().clone(),
             legacy: row.try_get::<i64, _>(4).map_err(failed)? != 0,
         },
-        conversation: get(6)?,
-        thread: row.try_get(7).map_err(failed)?,
-        status: get(8)?,
+        conversation: content.conversation,
+        thread: content.thread,
+        status: get(5)?,
     }))
 }
 
@@ -260,19 +235,21 @@ pub(super) async fn is_anothers_session(pool: &SqlitePool, scope: &impl AgentSco
 /// The open session of an agent in a conversation, the one of the same thread before others.
 pub(super) async fn session_at(
     pool: &SqlitePool,
+    keys: &ContentKeys,
     scope: &impl AgentScope,
-    installation: &InstallationId,
+    installation: &Installation,
     conversation: &str,
     thread: Option<&str>,
 ) -> Result<Option<SessionId>, StoreError> {
+    let key = key_of(keys, Some(&installation.org))?;
     let id: Option<String> = sqlx::query_scalar(
         "SELECT id FROM sessions WHERE status = 'active' AND conversation = $1 AND installation = $2 AND agent = $3 \
          ORDER BY thread IS $4 DESC, last_ms DESC LIMIT 1",
     )
-    .bind(conversation)
-    .bind(installation.as_str())
+    .bind(conversation_digest(&key, conversation))
+    .bind(installation.id.as_str())
     .bind(scope.agent().as_str())
-    .bind(thread)
+    .bind(thread.map(|thread| key.digest("thread", thread)))
     .fetch_optional(pool)
     .await
     .map_err(failed)?;
@@ -330,7 +307,8 @@ pub(super) async fn ping(pool: &SqlitePool) -> Result<(), StoreError> {
 fn listing(kind: &str) -> Option<(&'static str, &'static str, &'static str, &'static str)> {
     Some(match kind {
         "events" => (
-            "t.seq, t.id, t.received_ms, t.org, t.installation, t.agent, t.session, t.kind, t.provider_event_id, t.meta_json",
+            "t.seq, t.id, t.received_ms, t.org, t.installation, t.agent, t.session, t.kind, t.meta_json, \
+             t.id AS sealed_id, t.org AS sealed_org, t.content",
             "events t",
             "t.id",
             "t.kind",
@@ -342,8 +320,8 @@ fn listing(kind: &str) -> Option<(&'static str, &'static str, &'static str, &'st
             "t.state",
         ),
         "decisions" => (
-            "t.seq, 'dec_' || t.seq AS id, t.at_ms, t.org, t.subject, v.action, v.principal, v.resource, v.facts_json, v.allowed, v.code, \
-             v.policies_json, v.version",
+            "t.seq, 'dec_' || t.seq AS id, t.at_ms, t.org, t.subject, v.action, v.principal, v.resource, v.allowed, v.code, \
+             v.policies_json, v.version, v.digest AS sealed_id, v.org AS sealed_org, v.content",
             "decisions t JOIN verdicts v ON v.seq = t.verdict",
             "t.subject",
             "v.action",
@@ -357,21 +335,21 @@ fn listing(kind: &str) -> Option<(&'static str, &'static str, &'static str, &'st
         ),
         "refusals" => (
             "t.seq, t.at_ms, t.provider, t.profile, t.installation, t.org, t.code, COALESCE(v.policies_json, '[]') AS policies_json, \
-             v.version, t.digest, t.excerpt, t.request",
+             v.version, t.digest, t.request, t.request AS sealed_id, t.org AS sealed_org, t.content",
             "refusals t LEFT JOIN verdicts v ON v.seq = t.verdict",
             "t.profile",
             "t.code",
         ),
         "sends" => (
-            "t.seq, t.id, t.agent, t.state, t.status, t.org, t.installation, t.session, t.conversation, t.credential, t.owner, \
-             t.fallback, t.provider_message_id, t.code, t.created_ms, t.finished_ms",
+            "t.seq, t.id, t.agent, t.state, t.status, t.org, t.installation, t.session, t.credential, t.owner, \
+             t.fallback, t.code, t.created_ms, t.finished_ms, t.id AS sealed_id, t.org AS sealed_org, t.content",
             "sends t",
             "t.id",
             "t.state",
         ),
         "sessions" => (
-            "t.rowid AS seq, t.id, t.key, t.org, t.provider, t.installation, t.agent, t.conversation, t.thread, t.peer, t.status, \
-             t.created_ms, t.last_ms, t.binding, t.legacy, t.predecessor, t.successor, t.ended_ms, t.ended_by",
+            "t.rowid AS seq, t.id, t.org, t.provider, t.installation, t.agent, t.status, t.created_ms, t.last_ms, t.binding, t.legacy, \
+             t.predecessor, t.successor, t.ended_ms, t.ended_by, t.id AS sealed_id, t.org AS sealed_org, t.content",
             "sessions t",
             "t.id",
             "t.status",
@@ -380,7 +358,7 @@ fn listing(kind: &str) -> Option<(&'static str, &'static str, &'static str, &'st
     })
 }
 
-pub(super) async fn list(pool: &SqlitePool, kind: &str, filter: &ListFilter) -> Result<Option<Page>, StoreError> {
+pub(super) async fn list(pool: &SqlitePool, keys: &ContentKeys, kind: &str, filter: &ListFilter) -> Result<Option<Page>, StoreError> {
     let Some((columns, from, id, state)) = listing(kind) else { return Ok(None) };
     let sql = format!(
         "SELECT {columns} FROM {from} WHERE ($1 IS NULL OR t.org = $1) AND ($2 IS NULL OR {id} = $2) AND ($3 IS NULL OR {state} = $3) \
@@ -401,11 +379,11 @@ pub(super) async fn list(pool: &SqlitePool, kind: &str, filter: &ListFilter) -> 
         Some(row) if full => Some(row.try_get::<i64, _>("seq").map_err(failed)?.to_string()),
         _ => None,
     };
-    Ok(Some(Page { items: rows.iter().map(to_json).collect::<Result<_, _>>()?, next }))
+    Ok(Some(Page { items: rows.iter().map(|row| to_json(keys, kind, row)).collect::<Result<_, _>>()?, next }))
 }
 
 /// One row by its id; listings without ids have none. `dlv_` and `dec_` ids are their rows' numbers.
-pub(super) async fn one(pool: &SqlitePool, kind: &str, id: &str) -> Result<Option<Json>, StoreError> {
+pub(super) async fn one(pool: &SqlitePool, keys: &ContentKeys, kind: &str, id: &str) -> Result<Option<Json>, StoreError> {
     let Some((columns, from, _, _)) = listing(kind) else { return Ok(None) };
     let number = match kind {
         "deliveries" => DeliveryId::parse(id).and_then(|id| id.number()),
@@ -424,7 +402,7 @@ pub(super) async fn one(pool: &SqlitePool, kind: &str, id: &str) -> Result<Optio
             sqlx::query(AssertSqlSafe(sql)).bind(id).fetch_optional(pool).await
         }
     };
-    row.map_err(failed)?.as_ref().map(to_json).transpose()
+    row.map_err(failed)?.as_ref().map(|row| to_json(keys, kind, row)).transpose()
 }
 
 /// The name of a column in JSON.
@@ -437,12 +415,23 @@ fn shown_as(column: &str) -> String {
     }
 }
 
-/// A row as JSON: times as RFC 3339 under `*_at`, JSON columns as values, 0/1 flags as booleans.
-fn to_json(row: &SqliteRow) -> Result<Json, StoreError> {
+/// A row as JSON: times as RFC 3339 under `*_at`, JSON columns as values, 0/1 flags as booleans, sealed content opened as the
+/// fields of its kind.
+fn to_json(keys: &ContentKeys, kind: &str, row: &SqliteRow) -> Result<Json, StoreError> {
     const FLAGS: [&str; 3] = ["allowed", "fallback", "legacy"];
     let mut object = Map::new();
+    let mut sealed = Sealed::default();
     for (i, column) in row.columns().iter().enumerate() {
         let name = column.name();
+        match name {
+            "content" => sealed.content = row.try_get(i).map_err(failed)?,
+            "sealed_id" => sealed.id = row.try_get(i).map_err(failed)?,
+            "sealed_org" => sealed.org = row.try_get(i).map_err(failed)?,
+            _ => {}
+        }
+        if ["content", "sealed_id", "sealed_org"].contains(&name) {
+            continue;
+        }
         let raw = row.try_get_raw(i).map_err(failed)?;
         let (null, integer) = (raw.is_null(), raw.type_info().name() == "INTEGER");
         let (name, value) = match name {
@@ -470,35 +459,42 @@ fn to_json(row: &SqliteRow) -> Result<Json, StoreError> {
         };
         object.insert(name, value);
     }
-    Ok(Json::Object(object))
+    Ok(Json::Object(shown(keys, kind, object, sealed)))
 }
 
 async fn rows<'q>(
-    pool: &SqlitePool,
+    (pool, keys): (&SqlitePool, &ContentKeys),
+    kind: &str,
     sql: &'static str,
     key: impl sqlx::Encode<'q, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>,
 ) -> Result<Vec<Json>, StoreError> {
-    sqlx::query(sql).bind(key).fetch_all(pool).await.map_err(failed)?.iter().map(to_json).collect()
+    sqlx::query(sql).bind(key).fetch_all(pool).await.map_err(failed)?.iter().map(|row| to_json(keys, kind, row)).collect()
 }
 
-pub(super) async fn journey(pool: &SqlitePool, event: &EventId) -> Result<Option<Json>, StoreError> {
+pub(super) async fn journey(pool: &SqlitePool, keys: &ContentKeys, event: &EventId) -> Result<Option<Json>, StoreError> {
+    let source = (pool, keys);
     let mut found = rows(
-        pool,
-        "SELECT id, received_ms, org, installation, agent, session, kind, provider_event_id, meta_json, normal_json FROM events WHERE id = $1",
+        source,
+        "event",
+        "SELECT id, received_ms, org, installation, agent, session, kind, meta_json, id AS sealed_id, org AS sealed_org, content \
+         FROM events WHERE id = $1",
         event.as_str(),
     )
     .await?;
     let Some(mut journey) = found.pop() else { return Ok(None) };
     let decisions = rows(
-        pool,
-        "SELECT 'dec_' || d.seq AS id, d.at_ms, v.action, v.principal, v.resource, v.facts_json, v.allowed, v.code, v.policies_json, v.version \
+        source,
+        "decisions",
+        "SELECT 'dec_' || d.seq AS id, d.at_ms, v.action, v.principal, v.resource, v.allowed, v.code, v.policies_json, v.version, \
+         v.digest AS sealed_id, v.org AS sealed_org, v.content \
          FROM events e JOIN decisions d ON d.seq >= e.decision_first AND d.seq < e.decision_first + e.decision_count \
          JOIN verdicts v ON v.seq = d.verdict WHERE e.id = $1 ORDER BY d.seq",
         event.as_str(),
     )
     .await?;
     let mut deliveries = rows(
-        pool,
+        source,
+        "deliveries",
         "SELECT 'dlv_' || d.seq AS id, d.agent, d.state, d.attempt, d.code, d.created_ms, d.due_ms, d.settled_ms \
          FROM events e JOIN deliveries d ON d.seq = e.seq WHERE e.id = $1",
         event.as_str(),
@@ -507,21 +503,24 @@ pub(super) async fn journey(pool: &SqlitePool, event: &EventId) -> Result<Option
     for delivery in &mut deliveries {
         let key = delivery["id"].as_str().and_then(DeliveryId::parse).and_then(|id| id.number());
         delivery["attempts"] = Json::Array(
-            rows(pool, "SELECT number, at_ms, took_ms, status, code FROM attempts WHERE delivery = $1 ORDER BY number", key).await?,
+            rows(source, "attempts", "SELECT number, at_ms, took_ms, status, code FROM attempts WHERE delivery = $1 ORDER BY number", key)
+                .await?,
         );
     }
     let session = journey.get("session").and_then(Json::as_str).unwrap_or_default().to_owned();
     let sessions = rows(
-        pool,
-        "SELECT id, key, status, installation, agent, binding, legacy, conversation, thread, peer, created_ms, last_ms, predecessor, \
-         successor, ended_ms, ended_by FROM sessions WHERE id = $1",
+        source,
+        "sessions",
+        "SELECT id, status, installation, agent, binding, legacy, created_ms, last_ms, predecessor, successor, ended_ms, ended_by, \
+         id AS sealed_id, org AS sealed_org, content FROM sessions WHERE id = $1",
         session.as_str(),
     )
     .await?;
     let mut sends = rows(
-        pool,
-        "SELECT id, agent, state, status, installation, conversation, credential, owner, fallback, provider_message_id, code, \
-         created_ms, finished_ms FROM sends WHERE session = $1 ORDER BY seq",
+        source,
+        "sends",
+        "SELECT id, agent, state, status, installation, credential, owner, fallback, code, created_ms, finished_ms, \
+         id AS sealed_id, org AS sealed_org, content FROM sends WHERE session = $1 ORDER BY seq",
         session.as_str(),
     )
     .await?;
@@ -529,7 +528,8 @@ pub(super) async fn journey(pool: &SqlitePool, event: &EventId) -> Result<Option
         let key = send["id"].as_str().unwrap_or_default().to_owned();
         send["decisions"] = Json::Array(
             rows(
-                pool,
+                source,
+                "sent",
                 "SELECT 'dec_' || d.seq AS id, v.action, v.principal, v.resource, v.allowed, v.code, v.policies_json, v.version \
                  FROM sends s JOIN decisions d ON d.seq >= s.decision_first AND d.seq < s.decision_first + s.decision_count \
                  JOIN verdicts v ON v.seq = d.verdict WHERE s.id = $1 ORDER BY d.seq",

@@ -5,31 +5,36 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use serde_json::{Value as Json, json};
+use serde_json::{Map, Value as Json, json};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteRow};
 use sqlx::{AssertSqlSafe, Column as _, ConnectOptions as _, Row as _, SqliteConnection, TypeInfo as _, ValueRef as _};
 
+use super::content::{REFUSALS, open_event};
 use super::writer::failed;
 use super::{StoreError, queries};
+use crate::crypto::content::ContentKeys;
 
 /// The tables whose rows a webhook may add to.
 const TABLES: [&str; 9] = ["events", "dedupe", "deliveries", "decisions", "refusals", "audit", "sessions", "attempts", "sends"];
+
+/// The columns of a row, the name that its content is authenticated with, and the sealed content.
+type SealedColumns = (Map<String, Json>, String, Option<Vec<u8>>);
 
 /// Rows by table.
 pub type Counts = BTreeMap<&'static str, i64>;
 
 /// The connection.
 #[derive(Debug)]
-pub struct Scratch(SqliteConnection);
+pub struct Scratch(SqliteConnection, ContentKeys);
 
 impl Scratch {
     /// Opens the file beside the gateway that has it.
     ///
     /// # Errors
     /// When it is no database.
-    pub async fn open(file: &Path) -> Result<Self, StoreError> {
+    pub async fn open(file: &Path, keys: ContentKeys) -> Result<Self, StoreError> {
         let options = SqliteConnectOptions::new().filename(file).busy_timeout(Duration::from_secs(30)).disable_statement_logging();
-        options.connect().await.map(Self).map_err(failed)
+        options.connect().await.map(|conn| Self(conn, keys)).map_err(failed)
     }
 
     /// How many rows there are, table by table.
@@ -94,6 +99,15 @@ impl Scratch {
         Ok(usize::try_from(count).unwrap_or_default())
     }
 
+    /// The id of the session that was opened last.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn last_session(&mut self) -> Result<Option<String>, StoreError> {
+        let last = sqlx::query_scalar("SELECT id FROM sessions ORDER BY rowid DESC LIMIT 1");
+        last.fetch_optional(&mut self.0).await.map_err(failed)
+    }
+
     /// Takes the lock that every write needs, until it is let go.
     ///
     /// # Errors
@@ -115,7 +129,16 @@ impl Scratch {
     /// # Errors
     /// When the database does not answer.
     pub async fn refusals(&mut self) -> Result<Vec<Json>, StoreError> {
-        self.rows("SELECT provider, profile, installation, org, code, excerpt FROM refusals").await
+        let sql = "SELECT provider, profile, installation, org, code, request AS sealed_id, content FROM refusals";
+        let mut all = Vec::new();
+        for (mut row, id, sealed) in self.sealed_rows(sql).await? {
+            let text = |name: &str| row.get(name).and_then(Json::as_str).unwrap_or_default();
+            let key = self.1.of(Some(text("org")).filter(|org| !org.is_empty()));
+            let excerpt = sealed.zip(key).and_then(|(sealed, key)| key.open(REFUSALS, &id, &sealed));
+            row.insert("excerpt".into(), json!(excerpt.and_then(|excerpt| String::from_utf8(excerpt).ok())));
+            all.push(Json::Object(row));
+        }
+        Ok(all)
     }
 
     /// The events with what was read in them, and their bytes.
@@ -123,7 +146,33 @@ impl Scratch {
     /// # Errors
     /// When the database does not answer.
     pub async fn events(&mut self) -> Result<Vec<Json>, StoreError> {
-        self.rows("SELECT org, installation, agent, kind, provider_event_id, normal_json, raw FROM events").await
+        let mut all = Vec::new();
+        let sql = "SELECT org, installation, agent, kind, id AS sealed_id, content FROM events";
+        for (mut row, id, sealed) in self.sealed_rows(sql).await? {
+            let text = |name: &str| row.get(name).and_then(Json::as_str).unwrap_or_default();
+            let key = self.1.of(Some(text("org"))).ok_or_else(|| StoreError::KeyMissing(text("org").to_owned()))?;
+            let content = open_event(&key, &id, &sealed.unwrap_or_default())?;
+            row.insert("provider_event_id".into(), content.provider_event_id.into());
+            row.insert("normal_json".into(), serde_json::to_string(&content.normal).unwrap_or_default().into());
+            row.insert("raw".into(), String::from_utf8(content.raw).unwrap_or_else(|e| hex::encode(e.into_bytes())).into());
+            all.push(Json::Object(row));
+        }
+        Ok(all)
+    }
+
+    /// Rows with sealed content: the other columns, the name that the content is authenticated with, the content.
+    async fn sealed_rows(&mut self, sql: &'static str) -> Result<Vec<SealedColumns>, StoreError> {
+        let found = sqlx::query(sql).fetch_all(&mut self.0).await.map_err(failed)?;
+        found
+            .iter()
+            .map(|row| {
+                let mut shown = Map::new();
+                for column in row.columns().iter().filter(|column| !["sealed_id", "content"].contains(&column.name())) {
+                    shown.insert(column.name().to_owned(), value(row, column.ordinal())?);
+                }
+                Ok((shown, row.try_get("sealed_id").map_err(failed)?, row.try_get("content").map_err(failed)?))
+            })
+            .collect()
     }
 
     /// Changes rows behind the gateway's back; how many.

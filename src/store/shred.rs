@@ -38,22 +38,21 @@ pub(super) const PIECES: [Piece; 6] = [
     },
     Piece {
         name: "sends",
-        rows: "FROM sends WHERE org = $1 AND conversation IS NOT NULL",
-        wipe: &["UPDATE sends SET conversation = NULL, session = NULL, provider_message_id = NULL, answer_json = '{}' \
-                 WHERE org = $1 AND rowid BETWEEN $2 AND $3"],
+        rows: "FROM sends WHERE org = $1 AND content IS NOT NULL",
+        wipe: &["UPDATE sends SET content = NULL, session = NULL, digest = '' WHERE org = $1 AND rowid BETWEEN $2 AND $3"],
     },
     // Which policies said what stays; what they could read names conversations. The digest goes with it, so that the same
     // question asked again is written down again.
     Piece {
         name: "decisions",
-        rows: "FROM decisions WHERE org = $1 AND EXISTS (SELECT 1 FROM verdicts v WHERE v.seq = decisions.verdict AND v.facts_json NOT LIKE '{\"unfit\":%')",
-        wipe: &["UPDATE verdicts SET facts_json = '{\"unfit\":\"shredded with its org\"}', digest = 'shredded:' || seq \
+        rows: "FROM decisions WHERE org = $1 AND EXISTS (SELECT 1 FROM verdicts v WHERE v.seq = decisions.verdict AND v.content IS NOT NULL)",
+        wipe: &["UPDATE verdicts SET content = NULL, digest = 'shredded:' || seq \
                  WHERE seq IN (SELECT verdict FROM decisions WHERE org = $1 AND rowid BETWEEN $2 AND $3)"],
     },
     Piece {
         name: "refusals",
-        rows: "FROM refusals WHERE org = $1 AND excerpt IS NOT NULL",
-        wipe: &["UPDATE refusals SET excerpt = NULL WHERE org = $1 AND rowid BETWEEN $2 AND $3"],
+        rows: "FROM refusals WHERE org = $1 AND content IS NOT NULL",
+        wipe: &["UPDATE refusals SET content = NULL WHERE org = $1 AND rowid BETWEEN $2 AND $3"],
     },
 ];
 
@@ -61,10 +60,19 @@ pub(super) const PIECES: [Piece; 6] = [
 const SECRETS: &str = "FROM secrets WHERE (kind = 'keys' AND owner = $1 AND field = 'org_key') \
     OR EXISTS (SELECT 1 FROM resources r WHERE r.kind = secrets.kind AND r.id = secrets.owner AND r.org = $1)";
 
-/// What is noted of single conversations: few rows, with people's ids in them. No org's id has a slash in it.
+/// Notes about single conversations: few rows, with people's ids sealed in them.
 const NOTES: &[&str] = &[
     "DELETE FROM places WHERE installation IN (SELECT id FROM resources WHERE kind = 'installations' AND org = $1)",
-    "DELETE FROM handed WHERE substr(key, 1, length($1) + 1) = $1 || '/'",
+    "DELETE FROM handed WHERE org = $1",
+];
+
+/// Writes the table of sealed values anew.
+const REWRITTEN: [&str; 4] = [
+    "CREATE TABLE rewritten (kind TEXT NOT NULL, owner TEXT NOT NULL, field TEXT NOT NULL, slot TEXT NOT NULL, id TEXT NOT NULL, \
+     sealed BLOB NOT NULL, fingerprint TEXT NOT NULL, set_ms BIGINT NOT NULL, until_ms BIGINT, PRIMARY KEY (kind, owner, field, slot)) WITHOUT ROWID",
+    "INSERT INTO rewritten SELECT kind, owner, field, slot, id, sealed, fingerprint, set_ms, until_ms FROM secrets",
+    "DROP TABLE secrets",
+    "ALTER TABLE rewritten RENAME TO secrets",
 ];
 
 pub(super) async fn count(pool: &SqlitePool, org: &OrgId) -> Result<Vec<(&'static str, i64)>, StoreError> {
@@ -91,33 +99,33 @@ pub(super) async fn secrets(
     lines: &[AuditRecord],
     now: Timestamp,
 ) -> Result<u64, StoreError> {
-    // Deleted rows are overwritten, not only forgotten.
-    run(conn, "PRAGMA secure_delete = ON").await?;
-    let mut removed = sqlx::query(AssertSqlSafe(format!("DELETE {SECRETS}"))).bind(org.as_str()).execute(&mut **conn).await.map_err(failed);
+    let removed = sqlx::query(AssertSqlSafe(format!("DELETE {SECRETS}"))).bind(org.as_str()).execute(&mut **conn).await;
+    let removed = removed.map_err(failed)?.rows_affected();
     for sql in NOTES {
-        let done = sqlx::query(*sql).bind(org.as_str()).execute(&mut **conn).await.map_err(failed);
-        removed = removed.and_then(|removed| done.map(|_| removed));
+        sqlx::query(*sql).bind(org.as_str()).execute(&mut **conn).await.map_err(failed)?;
     }
-    run(conn, "PRAGMA secure_delete = OFF").await?;
-    let removed = removed?.rows_affected();
+    // A page of the table may hold remains of cells that moved to other pages. A table that is written anew has none, and the
+    // pages of the old one are overwritten as they become free.
+    for sql in REWRITTEN {
+        run(conn, sql).await?;
+    }
     apply(conn, changes, lines, now).await?;
     Ok(removed)
 }
 
 /// Empties the rows of a piece between two of them.
 pub(super) async fn wipe(conn: &mut Conn, piece: &Piece, org: &OrgId, first: i64, last: i64) -> Result<(), StoreError> {
-    run(conn, "PRAGMA secure_delete = ON").await?;
-    let mut done = Ok(());
     for sql in piece.wipe {
-        let ran = sqlx::query(*sql).bind(org.as_str()).bind(first).bind(last).execute(&mut **conn).await;
-        done = done.and(ran.map(|_| ()).map_err(failed));
+        sqlx::query(*sql).bind(org.as_str()).bind(first).bind(last).execute(&mut **conn).await.map_err(failed)?;
     }
-    run(conn, "PRAGMA secure_delete = OFF").await?;
-    done
+    Ok(())
 }
 
 /// Copies the log into the file and cuts it, so that no older page is left in it. `false` while somebody reads.
 pub(super) async fn cut_log(pool: &SqlitePool) -> Result<bool, StoreError> {
-    let busy: i64 = sqlx::query_scalar("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(pool).await.map_err(failed)?;
-    Ok(busy == 0)
+    match sqlx::query_scalar::<_, i64>("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(pool).await.map_err(failed) {
+        Ok(busy) => Ok(busy == 0),
+        Err(StoreError::Busy(_)) => Ok(false),
+        Err(error) => Err(error),
+    }
 }

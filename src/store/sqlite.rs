@@ -26,13 +26,14 @@ use crate::domain::rollout::RolloutStage;
 const LIBRARY_MIN: i32 = 3_051_003;
 
 /// Every migration, oldest first: version, description, text. Forward only.
-const MIGRATIONS: [(i64, &str, &str); 6] = [
+const MIGRATIONS: [(i64, &str, &str); 7] = [
     (1, "gateway", include_str!("../../schemas/sql/0001_gateway.sql")),
     (2, "flags", include_str!("../../schemas/sql/0002_flags.sql")),
     (3, "sessions", include_str!("../../schemas/sql/0003_sessions.sql")),
     (5, "lifecycle", include_str!("../../schemas/sql/0005_lifecycle.sql")),
     (6, "sessions by conversation", include_str!("../../schemas/sql/0006_sessions_by_conversation.sql")),
     (9, "rollout", include_str!("../../schemas/sql/0009_rollout.sql")),
+    (10, "sealed", include_str!("../../schemas/sql/0010_sealed.sql")),
 ];
 
 pub(super) struct Opened {
@@ -89,8 +90,11 @@ pub(super) async fn open(url: &str) -> Result<Opened, StoreError> {
         .pragma("cache_size", "-65536")
         .pragma("temp_store", "memory")
         .disable_statement_logging();
-    // The writer commits; it does not stop to copy pages back.
-    let mut writer = connect(&options.clone().pragma("wal_autocheckpoint", "0").statement_cache_capacity(512), file).await?;
+    // The writer commits; it does not stop to copy pages back. Pages that it frees are overwritten, so that no key of a shredded
+    // org is left in one.
+    let mut writer =
+        connect(&options.clone().pragma("wal_autocheckpoint", "0").pragma("secure_delete", "ON").statement_cache_capacity(512), file)
+            .await?;
     check_durability(&mut writer).await?;
     migrate(&mut writer, file).await?;
     let checkpointer = connect(&options, file).await?;
@@ -143,6 +147,16 @@ async fn check_durability(conn: &mut SqliteConnection) -> Result<(), StoreError>
     Ok(())
 }
 
+/// The migrations up to a version.
+fn migrator(last: i64) -> Migrator {
+    let migrations = MIGRATIONS
+        .into_iter()
+        .filter(|(version, ..)| *version <= last)
+        .map(|(version, name, sql)| Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false))
+        .collect();
+    Migrator::with_migrations(migrations)
+}
+
 async fn migrate(conn: &mut SqliteConnection, file: &Path) -> Result<(), StoreError> {
     let check: Result<String, _> = sqlx::query_scalar("PRAGMA quick_check(1)").fetch_one(&mut *conn).await;
     match check {
@@ -150,11 +164,7 @@ async fn migrate(conn: &mut SqliteConnection, file: &Path) -> Result<(), StoreEr
         Ok(word) => return Err(named(StoreError::Corrupt(word), file)),
         Err(e) => return Err(named(from_sqlx(&e), file)),
     }
-    let migrations = MIGRATIONS
-        .into_iter()
-        .map(|(version, name, sql)| Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false))
-        .collect();
-    match Migrator::with_migrations(migrations).run(&mut *conn).await {
+    match migrator(i64::MAX).run(&mut *conn).await {
         Ok(()) => Ok(()),
         Err(sqlx::migrate::MigrateError::VersionMissing(version)) => {
             Err(refused(ReasonCode::StoreSchemaNewer, format!("{}: schema {version} was written by a newer build", file.display())))
@@ -219,8 +229,13 @@ pub(super) fn from_sqlx(error: &sqlx::Error) -> StoreError {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// A database as an earlier build left it.
+    pub async fn migrated_to(conn: &mut SqliteConnection, last: i64) {
+        migrator(last).run(conn).await.unwrap();
+    }
 
     #[test]
     fn the_library_has_no_wal_reset_bug() {

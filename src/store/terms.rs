@@ -36,6 +36,9 @@ pub enum StoreError {
     /// What was done could not be written down, so it was not done.
     #[error("the audit line could not be written: {0}")]
     Unaudited(String),
+    /// The key that content is sealed under is not loaded, or was destroyed.
+    #[error("the content key of {0} is not loaded")]
+    KeyMissing(String),
     /// Anything else.
     #[error("the store failed: {0}")]
     Unavailable(String),
@@ -58,6 +61,7 @@ impl StoreError {
             Self::Corrupt(_) => ReasonCode::StoreCorrupt,
             Self::Conflict(_) => ReasonCode::AdminIdentityTaken,
             Self::Overloaded => ReasonCode::IngressOverloaded,
+            Self::KeyMissing(_) => ReasonCode::VaultKeyUnknown,
             Self::Unaudited(_) => ReasonCode::AdminAuditUnavailable,
             Self::Unavailable(_) => ReasonCode::StoreUnavailable,
             Self::Refused { code, .. } => *code,
@@ -96,6 +100,8 @@ pub struct NewEvent {
     pub provider_event_type: String,
     /// Its identity within the installation.
     pub dedupe_key: String,
+    /// Whether that identity holds a person's id, so that a digest of it is stored.
+    pub dedupe_is_personal: bool,
     /// When a repeat would be a new event again.
     pub dedupe_until: Timestamp,
     /// The typed principal it came as.

@@ -14,13 +14,14 @@ use sqlx::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::conn::Conn;
+use super::content::{SealedEvent, SealedRequest};
 use super::outbox::{Open, Outbox};
 use super::queries::{self, AuditRow, DecisionRow, EventRow, Found, RefusalRow};
 use super::sessions::Touched;
 use super::sqlite::from_sqlx;
-use super::{AcceptRequest, Acceptance, Accepted, StoreError, close, lock};
+use super::{AcceptRequest, Acceptance, Accepted, NewEvent, StoreError, close, lock};
 use crate::domain::clock::Timestamp;
-use crate::domain::ids::SessionId;
+use crate::domain::ids::{OrgId, SessionId};
 use crate::domain::lifecycle::Shift;
 use crate::domain::record::{AuditRecord, Decision, RefusalRecord};
 
@@ -39,7 +40,7 @@ pub(super) enum Wake {
 }
 
 pub(super) enum Job {
-    Accept(Box<AcceptRequest>, oneshot::Sender<Result<Accepted, StoreError>>),
+    Accept(Box<SealedRequest>, oneshot::Sender<Result<Accepted, StoreError>>),
     Task(AnyWork, Acked, Wake),
     Stop(oneshot::Sender<()>),
 }
@@ -172,7 +173,7 @@ pub(super) async fn run(
     let _ = writer.conn.into_inner().close().await;
 }
 
-type AcceptJob = (Box<AcceptRequest>, oneshot::Sender<Result<Accepted, StoreError>>);
+type AcceptJob = (Box<SealedRequest>, oneshot::Sender<Result<Accepted, StoreError>>);
 type TaskJob = (AnyWork, Acked);
 /// What a batch of requests comes to.
 #[derive(Default)]
@@ -230,7 +231,7 @@ impl Writer {
 
     async fn transact(
         &mut self,
-        requests: &[Box<AcceptRequest>],
+        requests: &[Box<SealedRequest>],
         tasks: Vec<TaskJob>,
         answers: &mut Vec<Answer>,
     ) -> Result<Kept, StoreError> {
@@ -271,13 +272,14 @@ impl Writer {
     }
 
     /// Keeps a batch; what became of each event, and the deliveries that are open now.
-    async fn accept(&mut self, requests: &[Box<AcceptRequest>]) -> Result<Kept, StoreError> {
-        let all: Vec<_> = requests.iter().flat_map(|r| r.events.iter().map(move |e| (r.as_ref(), e))).collect();
+    async fn accept(&mut self, requests: &[Box<SealedRequest>]) -> Result<Kept, StoreError> {
+        let all: Vec<_> =
+            requests.iter().flat_map(|r| r.request.events.iter().zip(&r.events).map(|(e, sealed)| (&r.request, e, sealed))).collect();
         let fresh = queries::insert_dedupe(&mut self.conn, &all).await?;
         let (mut accepted, mut closed) = (Vec::with_capacity(requests.len()), Vec::new());
-        for request in requests {
+        for SealedRequest { request, .. } in requests.iter().map(AsRef::as_ref) {
             let became =
-                |e: &super::NewEvent| if fresh.contains(e.id.as_str()) { Acceptance::Stored(e.id.clone()) } else { Acceptance::Duplicate };
+                |e: &NewEvent| if fresh.contains(e.id.as_str()) { Acceptance::Stored(e.id.clone()) } else { Acceptance::Duplicate };
             let mut shifted = Vec::new();
             // Before the events: what an uninstall ends is what was accepted before it, and its own news still goes out.
             let news = |shift: &&Shift| shift.event.as_ref().is_none_or(|event| fresh.contains(event.as_str()));
@@ -290,8 +292,8 @@ impl Writer {
         let mut rows = Vec::with_capacity(all.len());
         let mut decisions = Vec::with_capacity(all.len() * 2);
         let mut notes = Vec::new();
-        for (request, event) in all.into_iter().filter(|(_, e)| fresh.contains(e.id.as_str())) {
-            let (session, session_new) = self.session(request, event, &mut notes).await?;
+        for (request, event, sealed) in all.into_iter().filter(|(_, e, _)| fresh.contains(e.id.as_str())) {
+            let (session, session_new) = self.session(request, event, sealed, &mut notes).await?;
             if let Some(decision) = &event.legacy {
                 notes.push(legacy_line(request, event, decision));
                 if let Some(binding) = &event.route.binding {
@@ -301,24 +303,24 @@ impl Writer {
             let decision_first = i64::try_from(decisions.len()).unwrap_or(i64::MAX);
             let mut last = None;
             for decision in &event.decisions {
-                let verdict = self.verdict(decision).await?;
+                let verdict = self.verdict(Some(&event.route.org), decision).await?;
                 decisions.push(DecisionRow { at: request.received, org: Some(&event.route.org), subject: event.id.as_str(), verdict });
                 last = Some(verdict);
             }
-            rows.push(EventRow { request, event, session, session_new, decision_first, verdict: last });
+            rows.push(EventRow { request, event, sealed, session, session_new, decision_first, verdict: last });
         }
         let mut refusals = Vec::new();
-        for request in requests {
+        for SealedRequest { request, refusals: sealed, .. } in requests.iter().map(AsRef::as_ref) {
             for (org, decision) in &request.denials {
-                let verdict = self.verdict(decision).await?;
+                let verdict = self.verdict(org.as_ref(), decision).await?;
                 decisions.push(DecisionRow { at: request.received, org: org.as_ref(), subject: request.request.as_str(), verdict });
             }
-            for record in &request.refusals {
+            for (record, sealed) in request.refusals.iter().zip(sealed) {
                 let verdict = match &record.decision {
-                    Some(decision) => Some(self.verdict(decision).await?),
+                    Some(decision) => Some(self.verdict(record.org.as_ref(), decision).await?),
                     None => None,
                 };
-                refusals.push(RefusalRow { record, verdict });
+                refusals.push(RefusalRow { record, sealed, verdict });
             }
         }
         let first = queries::insert_decisions(&mut self.conn, &decisions).await?;
@@ -348,12 +350,12 @@ impl Writer {
 
     /// The number of a decision's verdict. Decisions come out of the policies' cache, so most are the very same value; a
     /// remembered one is held, so that its address stays its own.
-    async fn verdict(&mut self, decision: &Arc<Decision>) -> Result<i64, StoreError> {
+    async fn verdict(&mut self, org: Option<&OrgId>, decision: &Arc<Decision>) -> Result<i64, StoreError> {
         let address = Arc::as_ptr(decision).addr();
         if let Some((_, seq)) = self.verdicts.get(&address) {
             return Ok(*seq);
         }
-        let seq = queries::verdict(&mut self.conn, decision).await?;
+        let seq = queries::verdict(&mut self.conn, org, decision).await?;
         if self.verdicts.len() >= VERDICTS_REMEMBERED {
             self.verdicts.clear();
         }
@@ -366,10 +368,11 @@ impl Writer {
     async fn session(
         &mut self,
         request: &AcceptRequest,
-        event: &super::NewEvent,
+        event: &NewEvent,
+        sealed: &SealedEvent,
         notes: &mut Vec<AuditRecord>,
     ) -> Result<(SessionId, bool), StoreError> {
-        let (key, now) = (event.session_key.as_str(), request.received);
+        let (key, now) = (sealed.session.as_str(), request.received);
         let mut known = match self.sessions.get(key) {
             Some(known) => Some(known.clone()),
             None => queries::active_session(&mut self.conn, key).await?.map(Remembered::from),
@@ -426,8 +429,8 @@ impl Writer {
 /// Who the writer's own lines say it was.
 const GATEWAY: &str = "gateway";
 
-fn promoted_line(request: &AcceptRequest, event: &super::NewEvent, session: &SessionId) -> AuditRecord {
-    let detail = serde_json::json!({"event": event.id, "key": event.session_key.as_str(), "installation": event.route.installation});
+fn promoted_line(request: &AcceptRequest, event: &NewEvent, session: &SessionId) -> AuditRecord {
+    let detail = serde_json::json!({"event": event.id, "installation": event.route.installation});
     AuditRecord {
         at: request.received,
         actor: GATEWAY.into(),
@@ -442,7 +445,7 @@ fn promoted_line(request: &AcceptRequest, event: &super::NewEvent, session: &Ses
     }
 }
 
-fn legacy_line(request: &AcceptRequest, event: &super::NewEvent, decision: &Arc<Decision>) -> AuditRecord {
+fn legacy_line(request: &AcceptRequest, event: &NewEvent, decision: &Arc<Decision>) -> AuditRecord {
     let detail = serde_json::json!({"event": event.id, "installation": event.route.installation, "agent": event.route.agent});
     AuditRecord {
         at: request.received,

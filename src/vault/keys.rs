@@ -9,12 +9,14 @@ use std::sync::PoisonError;
 use zeroize::Zeroizing;
 
 use super::{Vault, field};
+use crate::crypto::content::ContentKeys;
 use crate::crypto::envelope::{Key, KeyId, KeyRing, OpenError, Purpose};
 use crate::crypto::{MacKey, random};
 use crate::domain::clock::Timestamp;
 use crate::domain::ids::OrgId;
 use crate::domain::reason::{Failure, ReasonCode};
 use crate::domain::record::AuditRecord;
+use crate::providers;
 use crate::store::directory::SealedSecret;
 use crate::store::{Change, SealedRow, SecretPut, Store};
 
@@ -135,19 +137,70 @@ pub async fn unlock(mut ring: KeyRing, store: &Store, now: Timestamp) -> Result<
         })?,
         None => first_lookup_key(&ring, store, now).await?,
     };
-    add_orgs(&mut ring, &rows);
+    let content = store.content_keys().clone();
+    add_orgs(&mut ring, &content, &rows);
+    content_key(&ring, store, &content, &rows, now).await?;
+    give_orgs_keys(&mut ring, store, &content, now).await?;
+    store.seal_plain_rows(|provider| providers::of(provider).edge().dedupe_is_personal).await?;
     let lookup =
         MacKey::new(lookup.as_slice()).ok_or_else(|| Failure::new(ReasonCode::VaultSecretCorrupt, "the store's lookup key is empty"))?;
-    Ok(Vault::new(ring, lookup))
+    // Conversations that were handed over are read with the orgs' keys.
+    store.reload().await?;
+    Ok(Vault { content, ..Vault::new(ring, lookup) })
 }
 
-fn add_orgs(ring: &mut KeyRing, rows: &[SealedRow]) {
+fn add_orgs(ring: &mut KeyRing, content: &ContentKeys, rows: &[SealedRow]) {
     for row in rows.iter().filter(|row| row.field == field::ORG_KEY) {
         match open(ring, row) {
-            Ok(key) => ring.add_org(&row.owner, key),
+            Ok(key) => {
+                content.add(Some(&row.owner), &key);
+                ring.add_org(&row.owner, key);
+            }
             Err(error) => tracing::error!(org = %row.owner, error = %error, "the org's key does not open: none of its secrets will"),
         }
     }
+}
+
+/// Loads the key for content of no org. A store that has none yet gets one.
+async fn content_key(ring: &KeyRing, store: &Store, content: &ContentKeys, rows: &[SealedRow], now: Timestamp) -> Result<(), Failure> {
+    let key = match rows.iter().find(|row| row.field == field::CONTENT_KEY) {
+        Some(row) => open(ring, row).map_err(|e| Failure::new(ReasonCode::VaultSecretCorrupt, format!("the store's content key: {e}")))?,
+        None => {
+            let key = fresh()?;
+            let put = put(ring, OWNER, field::CONTENT_KEY, &key, now)?;
+            let line = AuditRecord::of_gateway(now, "keys.content", format!("{KIND}/{OWNER}"));
+            store.apply(vec![Change::KeepKey(put)], vec![line], now).await?;
+            key
+        }
+    };
+    content.add(None, &key);
+    Ok(())
+}
+
+/// Gives keys to orgs that an earlier build left without one: their content is sealed too. A suspended org without a key may
+/// have been shredded, and gets a key when an operator applies it again.
+async fn give_orgs_keys(ring: &mut KeyRing, store: &Store, content: &ContentKeys, now: Timestamp) -> Result<(), Failure> {
+    let directory = store.directory();
+    // Rows in clear are sealed whoever's they are.
+    let upgrading = store.has_plain_rows().await?;
+    let without =
+        directory.orgs.values().map(|org| &org.item).filter(|org| (upgrading || !org.suspended) && !ring.has_org(org.id.as_str()));
+    let (mut keys, mut changes, mut lines) = (Vec::new(), Vec::new(), Vec::new());
+    for org in without {
+        let key = fresh()?;
+        changes.push(Change::KeepKey(put(ring, org.id.as_str(), field::ORG_KEY, &key, now)?));
+        lines.push(AuditRecord::of_gateway(now, "keys.org", org.id.to_string()));
+        keys.push((org.id.to_string(), key));
+    }
+    if keys.is_empty() {
+        return Ok(());
+    }
+    store.apply(changes, lines, now).await?;
+    for (org, key) in keys {
+        content.add(Some(&org), &key);
+        ring.add_org(&org, key);
+    }
+    Ok(())
 }
 
 impl Vault {
@@ -166,6 +219,7 @@ impl Vault {
 
     /// Takes a key up that is kept now.
     pub fn add_org(&self, org: &OrgId, key: Key) {
+        self.content.add(Some(org.as_str()), &key);
         self.ring_mut().add_org(org.as_str(), key);
     }
 
@@ -175,12 +229,13 @@ impl Vault {
     /// The store's trouble.
     pub async fn add_kept_orgs(&self, store: &Store) -> Result<(), Failure> {
         let rows = store.sealed_keys().await?;
-        add_orgs(&mut self.ring_mut(), &rows);
+        add_orgs(&mut self.ring_mut(), &self.content, &rows);
         Ok(())
     }
 
     /// Forgets an org's key, and whatever is open of anybody.
     pub fn forget_org(&self, org: &OrgId) {
+        self.content.drop_org(org.as_str());
         self.ring_mut().drop_org(org.as_str());
         self.keyed.write().unwrap_or_else(PoisonError::into_inner).clear();
     }

@@ -101,6 +101,7 @@ fn settings() -> insta::Settings {
     settings.add_filter(r"\d+ policies", "N policies");
     settings.add_filter(r"\d+ cases of tables", "N cases of tables");
     settings.add_filter(r"\b[0-9a-f]{64}\b", "0".repeat(64));
+    settings.add_filter(r"\b[0-9a-f]{32}\b", "0".repeat(32));
     settings
 }
 

@@ -223,12 +223,13 @@ impl Floor {
         assert!(self.agent.unseen().is_none(), "more than was sent");
         assert!(heard.keys().eq(sent) && heard.values().all(|times| *times == 1), "each once: {heard:?}");
 
-        let rows = kept.rows("SELECT id, session, installation, provider_event_id FROM events ORDER BY seq").await;
+        let rows =
+            kept.rows("SELECT e.id, e.session, e.installation, d.key FROM events e JOIN dedupe d ON d.event = e.id ORDER BY e.seq").await;
         let mut stored: HashMap<String, Vec<String>> = HashMap::new();
         for row in &rows {
             stored.entry(row["session"].as_str().unwrap().to_owned()).or_default().push(row["id"].as_str().unwrap().to_owned());
         }
-        let distinct: BTreeSet<String> = rows.iter().map(|r| format!("{} {}", r["installation"], r["provider_event_id"])).collect();
+        let distinct: BTreeSet<String> = rows.iter().map(|r| format!("{} {}", r["installation"], r["key"])).collect();
         assert_eq!((rows.len(), distinct.len()), (sent.len(), sent.len()));
         assert!(stored == order, "as it was stored, so it arrived");
         let open = "SELECT seq FROM deliveries WHERE state <> 'delivered' OR attempt <> 1";

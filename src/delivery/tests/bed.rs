@@ -129,6 +129,9 @@ impl Bed {
         let dir = tempfile::tempdir().unwrap();
         let url = format!("sqlite:{}", dir.path().join("byoa.db").display());
         let store = Store::open(&url, &Limits::default(), &RolloutSection::default(), &clock).await.unwrap();
+        for org in [None, Some("acme")] {
+            store.content_keys().add(org, &zeroize::Zeroizing::new([3; 32]));
+        }
         let vault = vault(0);
         let (tell, heard) = mpsc::unbounded_channel();
         Self { _dir: dir, store, vault, clock, texts: HashMap::new(), heard, tell }
@@ -182,6 +185,7 @@ impl Bed {
             provider_event_id: id.to_string(),
             provider_event_type: "message".into(),
             dedupe_key: id.to_string(),
+            dedupe_is_personal: false,
             dedupe_until: now.plus_ms(1),
             principal: "Sender".into(),
             verified_with: "current",

@@ -4,6 +4,7 @@ use serde_json::json;
 use sqlx::Row;
 
 use super::super::conn::Conn;
+use super::super::content::{PLACES, PlaceContent, conversation_digest, open_json, place_id, seal_json};
 use super::super::outbox::Open;
 use super::super::writer::failed;
 use super::super::{SecretPut, StoreError};
@@ -197,37 +198,44 @@ async fn places<'p>(
     now: Timestamp,
 ) -> Result<Vec<Shifted>, StoreError> {
     let at = shift.happened.unwrap_or(now);
+    let key = conn.key(Some(&shift.org))?;
     let mut done = Vec::new();
     for (conversation, place) in all {
-        let moved_to = if let Place::Moved { to } = place { Some(to.as_str()) } else { None };
-        let known: Option<(String, Option<String>, i64)> =
-            sqlx::query_as("SELECT state, moved_to, at_ms FROM places WHERE installation = $1 AND conversation = $2")
+        let moved_to = if let Place::Moved { to } = place { Some(to.clone()) } else { None };
+        let digest = conversation_digest(&key, &conversation);
+        let row = place_id(&shift.installation, &digest);
+        let known: Option<(String, Vec<u8>, i64)> =
+            sqlx::query_as("SELECT state, content, at_ms FROM places WHERE installation = $1 AND conversation = $2")
                 .bind(shift.installation.as_str())
-                .bind(conversation.as_str())
+                .bind(digest.as_str())
                 .fetch_optional(&mut **conn)
                 .await
                 .map_err(failed)?;
         let same = match &known {
-            Some((state, to, since)) => *since > at.ms() || (state == place.as_str() && to.as_deref() == moved_to),
+            Some((state, sealed, since)) => {
+                let before = open_json::<PlaceContent>(&key, PLACES, &row, sealed)?;
+                *since > at.ms() || (state == place.as_str() && before.moved_to == moved_to)
+            }
             None => *place == Place::Open,
         };
         if same {
             continue;
         }
         sqlx::query(
-            "INSERT INTO places (installation, conversation, state, moved_to, at_ms) VALUES ($1, $2, $3, $4, $5) \
-             ON CONFLICT (installation, conversation) DO UPDATE SET state = excluded.state, moved_to = excluded.moved_to, at_ms = excluded.at_ms",
+            "INSERT INTO places (installation, conversation, state, at_ms, content) VALUES ($1, $2, $3, $4, $5) \
+             ON CONFLICT (installation, conversation) DO UPDATE SET state = excluded.state, at_ms = excluded.at_ms, content = excluded.content",
         )
         .bind(shift.installation.as_str())
-        .bind(conversation.as_str())
+        .bind(digest.as_str())
         .bind(place.as_str())
-        .bind(moved_to)
         .bind(at.ms())
+        .bind(seal_json(&key, PLACES, &row, &PlaceContent { conversation, moved_to: moved_to.clone() })?)
         .execute(&mut **conn)
         .await
         .map_err(failed)?;
-        audit(conn, &[line(shift, &shift.installation, action, "done", now, json!({"conversation": conversation, "to": moved_to}))])
-            .await?;
+        // The audit outlives the org's key, so it holds digests.
+        let to = moved_to.map(|to| conversation_digest(&key, &to));
+        audit(conn, &[line(shift, &shift.installation, action, "done", now, json!({"conversation": digest, "to": to}))]).await?;
         done.push(Shifted::Done { installation: shift.installation.clone(), provider: shift.provider, change: shift.change.clone() });
     }
     Ok(done)

@@ -3,15 +3,18 @@
 use sqlx::Row;
 
 use super::super::conn::Conn;
+use super::super::content::{SENDS, SendContent, open_json, seal_json};
 use super::super::writer::failed;
 use super::super::{FinishedSend, NewSend, SendStart, StoreError};
 use super::{DecisionRow, audit, insert_decisions, legacy_used, verdict};
 use crate::domain::clock::Timestamp;
 use crate::domain::guard::{Guard, stands};
 use crate::domain::ids::{AgentId, DecisionId, OrgId};
+use crate::domain::reason::ReasonCode;
 
 pub(in crate::store) async fn begin_send(conn: &mut Conn, agent: &AgentId, send: &NewSend) -> Result<SendStart, StoreError> {
-    let known = sqlx::query("SELECT digest, state, status, answer_json FROM sends WHERE agent = $1 AND key = $2")
+    let body = conn.key(None)?.digest(SENDS, &send.digest);
+    let known = sqlx::query("SELECT digest, state, status, id, org, content FROM sends WHERE agent = $1 AND key = $2")
         .bind(agent.as_str())
         .bind(send.key.as_str())
         .fetch_optional(&mut **conn)
@@ -20,7 +23,7 @@ pub(in crate::store) async fn begin_send(conn: &mut Conn, agent: &AgentId, send:
     if let Some(row) = known {
         let digest: String = row.try_get(0).map_err(failed)?;
         let state: String = row.try_get(1).map_err(failed)?;
-        if digest != send.digest && stands(Guard::SameKeySameBody) {
+        if digest != body && stands(Guard::SameKeySameBody) {
             return Ok(SendStart::Conflict);
         }
         if !stands(Guard::AnsweredOnce) {
@@ -30,17 +33,21 @@ pub(in crate::store) async fn begin_send(conn: &mut Conn, agent: &AgentId, send:
             return Ok(SendStart::InFlight);
         }
         let status: i64 = row.try_get(2).map_err(failed)?;
-        let answer: String = row.try_get(3).map_err(failed)?;
-        return Ok(SendStart::Answered {
-            status: u16::try_from(status).unwrap_or(500),
-            answer: serde_json::from_str(&answer).unwrap_or_default(),
-        });
+        let (id, org): (String, Option<String>) = (row.try_get(3).map_err(failed)?, row.try_get(4).map_err(failed)?);
+        let sealed: Option<Vec<u8>> = row.try_get(5).map_err(failed)?;
+        let org = org.as_deref().and_then(|org| OrgId::parse(org).ok());
+        let content: SendContent = match (sealed, conn.key(org.as_ref())) {
+            (Some(sealed), Ok(key)) => open_json(&key, SENDS, &id, &sealed)?,
+            // What was answered was removed since; that it was is still known.
+            _ => SendContent::default(),
+        };
+        return Ok(SendStart::Answered { status: u16::try_from(status).unwrap_or(500), answer: content.answer });
     }
     sqlx::query("INSERT INTO sends (id, agent, key, digest, state, fallback, created_ms) VALUES ($1, $2, $3, $4, 'started', 0, $5)")
         .bind(send.id.as_str())
         .bind(agent.as_str())
         .bind(send.key.as_str())
-        .bind(send.digest.as_str())
+        .bind(body)
         .bind(send.at.ms())
         .execute(&mut **conn)
         .await
@@ -52,7 +59,7 @@ pub(in crate::store) async fn finish_send(conn: &mut Conn, send: &FinishedSend) 
     let at = send.audit.at;
     let mut rows = Vec::with_capacity(send.decisions.len());
     for decision in &send.decisions {
-        let verdict = verdict(conn, decision).await?;
+        let verdict = verdict(conn, send.org.as_ref(), decision).await?;
         rows.push(DecisionRow { at, org: send.org.as_ref(), subject: send.id.as_str(), verdict });
     }
     let first = insert_decisions(conn, &rows).await?;
@@ -68,23 +75,27 @@ pub(in crate::store) async fn finish_send(conn: &mut Conn, send: &FinishedSend) 
             .await
             .map_err(failed)?;
     } else {
+        let content = SendContent {
+            conversation: send.conversation.clone(),
+            provider_message_id: send.provider_message_id.clone(),
+            answer: answer.clone(),
+        };
+        let content = seal_json(&*conn.key(send.org.as_ref())?, SENDS, send.id.as_str(), &content)?;
         sqlx::query(
-            "UPDATE sends SET state = $2, status = $3, answer_json = $4, org = $5, installation = $6, session = $7, conversation = $8, \
-             credential = $9, owner = $10, fallback = $11, provider_message_id = $12, code = $13, decision_first = $14, \
-             decision_count = $15, finished_ms = $16 WHERE id = $1 AND state = 'started'",
+            "UPDATE sends SET state = $2, status = $3, content = $4, org = $5, installation = $6, session = $7, credential = $8, \
+             owner = $9, fallback = $10, code = $11, decision_first = $12, decision_count = $13, finished_ms = $14 \
+             WHERE id = $1 AND state = 'started'",
         )
         .bind(send.id.as_str())
         .bind(send.state)
         .bind(i64::from(send.status))
-        .bind(answer.to_string())
+        .bind(content)
         .bind(send.org.as_ref().map(OrgId::as_str))
         .bind(send.installation.as_ref().map(|i| i.as_str()))
         .bind(send.session.as_deref())
-        .bind(send.conversation.as_deref())
         .bind(send.credential.as_deref())
         .bind(send.owner)
         .bind(i64::from(send.fallback))
-        .bind(send.provider_message_id.as_deref())
         .bind(send.code.map(|c| c.as_str()))
         .bind(first)
         .bind(count)
@@ -101,13 +112,20 @@ pub(in crate::store) async fn finish_send(conn: &mut Conn, send: &FinishedSend) 
 }
 
 pub(in crate::store) async fn abandon_sends(conn: &mut Conn, now: Timestamp) -> Result<u64, StoreError> {
-    let answer = serde_json::json!({"status": 504, "code": crate::domain::reason::ReasonCode::EgressOutcomeUnknown});
-    sqlx::query("UPDATE sends SET state = 'unknown', status = 504, answer_json = $1, code = $2, finished_ms = $3 WHERE state = 'started'")
-        .bind(answer.to_string())
-        .bind(crate::domain::reason::ReasonCode::EgressOutcomeUnknown.as_str())
-        .bind(now.ms())
-        .execute(&mut **conn)
-        .await
-        .map(|r| r.rows_affected())
-        .map_err(failed)
+    let key = conn.key(None)?;
+    let answer = serde_json::json!({"status": 504, "code": ReasonCode::EgressOutcomeUnknown});
+    let started: Vec<String> =
+        sqlx::query_scalar("SELECT id FROM sends WHERE state = 'started'").fetch_all(&mut **conn).await.map_err(failed)?;
+    for id in &started {
+        let content = SendContent { answer: answer.clone(), ..SendContent::default() };
+        sqlx::query("UPDATE sends SET state = 'unknown', status = 504, content = $1, code = $2, finished_ms = $3 WHERE id = $4")
+            .bind(seal_json(&key, SENDS, id, &content)?)
+            .bind(ReasonCode::EgressOutcomeUnknown.as_str())
+            .bind(now.ms())
+            .bind(id)
+            .execute(&mut **conn)
+            .await
+            .map_err(failed)?;
+    }
+    Ok(started.len() as u64)
 }

@@ -3,6 +3,9 @@
 use sqlx::Row;
 
 use super::super::conn::Conn;
+use super::super::content::{
+    HANDED, HandedContent, SESSIONS, SealedSession, SessionContent, conversation_digest, open_json, seal_json, session_digest,
+};
 use super::super::sessions::Touched;
 use super::super::writer::failed;
 use super::super::{Ended, Ending, ImportedSession, NewEvent, StoreError};
@@ -49,13 +52,16 @@ pub(in crate::store) async fn imported_session(conn: &mut Conn, event: &NewEvent
     let Some(contact) = event.normal.sender.as_ref().map(|s| s.id.as_str()) else { return Ok(None) };
     let (conversation, thread) = place(event);
     let route = &event.route;
+    let key = conn.key(Some(&route.org))?;
+    let (contact, conversation) = (key.digest("peer", contact), conversation_digest(&key, conversation));
+    let thread = thread.map(|thread| key.digest("thread", thread));
     let rows = sqlx::query(
         "SELECT id, created_ms, last_ms, provider, conversation, thread, installation FROM sessions \
          WHERE org = $1 AND agent = $2 AND peer = $3 AND status = 'active' AND key = '' LIMIT 2",
     )
     .bind(route.org.as_str())
     .bind(route.agent.as_str())
-    .bind(contact)
+    .bind(contact.as_str())
     .fetch_all(&mut **conn)
     .await
     .map_err(failed)?;
@@ -65,7 +71,7 @@ pub(in crate::store) async fn imported_session(conn: &mut Conn, event: &NewEvent
     let elsewhere = provider != route.provider.as_str()
         || (!installation.is_empty() && installation != route.installation.as_str())
         || (!home.is_empty() && home != conversation)
-        || home_thread.is_some_and(|home| Some(home.as_str()) != thread);
+        || home_thread.is_some_and(|home| Some(home) != thread);
     if elsewhere {
         return Ok(None);
     }
@@ -82,6 +88,16 @@ pub(in crate::store) async fn imported_session(conn: &mut Conn, event: &NewEvent
     if routed.is_some() { Ok(None) } else { found(row).map(Some) }
 }
 
+fn content(event: &NewEvent) -> SessionContent {
+    let (conversation, thread) = place(event);
+    SessionContent {
+        key: event.session_key.as_str().to_owned(),
+        conversation: conversation.to_owned(),
+        thread: thread.map(str::to_owned),
+        peer: event.peer.clone(),
+    }
+}
+
 fn place(event: &NewEvent) -> (&str, Option<&str>) {
     let conversation = event.normal.conversation.as_ref();
     (conversation.map_or("", |c| c.id.as_str()), conversation.and_then(|c| c.thread.as_deref()))
@@ -89,21 +105,22 @@ fn place(event: &NewEvent) -> (&str, Option<&str>) {
 
 /// Gives an imported session the identity of the event that continues it.
 pub(in crate::store) async fn promote(conn: &mut Conn, id: &SessionId, event: &NewEvent, now: Timestamp) -> Result<(), StoreError> {
-    let (conversation, thread) = place(event);
+    let sealed = SealedSession::new(&*conn.key(Some(&event.route.org))?, id.as_str(), &content(event))?;
     sqlx::query(
         "UPDATE sessions SET key = $2, provider = $3, installation = $4, binding = $5, legacy = $6, conversation = $7, thread = $8, \
-         peer = $9, last_ms = $10 WHERE id = $1",
+         peer = $9, last_ms = $10, content = $11 WHERE id = $1",
     )
     .bind(id.as_str())
-    .bind(event.session_key.as_str())
+    .bind(sealed.key)
     .bind(event.route.provider.as_str())
     .bind(event.route.installation.as_str())
     .bind(event.route.binding.as_ref().map(BindingId::as_str))
     .bind(i64::from(event.route.legacy))
-    .bind(conversation)
-    .bind(thread)
-    .bind(event.peer.as_deref())
+    .bind(sealed.conversation)
+    .bind(sealed.thread)
+    .bind(sealed.peer)
     .bind(now.ms())
+    .bind(sealed.content)
     .execute(&mut **conn)
     .await
     .map(|_| ())
@@ -146,25 +163,26 @@ pub(in crate::store) async fn insert_session(
     predecessor: Option<&SessionId>,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    let (conversation, thread) = place(event);
     let route = &event.route;
+    let sealed = SealedSession::new(&*conn.key(Some(&route.org))?, id.as_str(), &content(event))?;
     sqlx::query(
         "INSERT INTO sessions (id, key, org, provider, installation, agent, conversation, thread, peer, status, created_ms, last_ms, \
-         predecessor, binding, legacy) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'active', $10, $10, $11, $12, $13)",
+         predecessor, binding, legacy, content) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'active', $10, $10, $11, $12, $13, $14)",
     )
     .bind(id.as_str())
-    .bind(event.session_key.as_str())
+    .bind(sealed.key)
     .bind(route.org.as_str())
     .bind(route.provider.as_str())
     .bind(route.installation.as_str())
     .bind(route.agent.as_str())
-    .bind(conversation)
-    .bind(thread)
-    .bind(event.peer.as_deref())
+    .bind(sealed.conversation)
+    .bind(sealed.thread)
+    .bind(sealed.peer)
     .bind(now.ms())
     .bind(predecessor.map(SessionId::as_str))
     .bind(route.binding.as_ref().map(BindingId::as_str))
     .bind(i64::from(route.legacy))
+    .bind(sealed.content)
     .execute(&mut **conn)
     .await
     .map(|_| ())
@@ -189,19 +207,27 @@ pub(in crate::store) async fn touched(conn: &mut Conn) -> Result<Touched, StoreE
 
 /// Keeps a session of an earlier system; `false` where it is kept already.
 pub(in crate::store) async fn import(conn: &mut Conn, session: &ImportedSession, line: AuditRecord) -> Result<bool, StoreError> {
+    let content = SessionContent {
+        key: String::new(),
+        conversation: session.conversation.clone().unwrap_or_default(),
+        thread: session.thread.clone(),
+        peer: Some(session.contact.clone()),
+    };
+    let sealed = SealedSession::new(&*conn.key(Some(&session.org))?, session.id.as_str(), &content)?;
     let done = sqlx::query(
-        "INSERT INTO sessions (id, key, org, provider, installation, agent, conversation, thread, peer, status, created_ms, last_ms) \
-         VALUES ($1, '', $2, $3, '', $4, $5, $6, $7, 'active', $8, $9) ON CONFLICT (id) DO NOTHING",
+        "INSERT INTO sessions (id, key, org, provider, installation, agent, conversation, thread, peer, status, created_ms, last_ms, content) \
+         VALUES ($1, '', $2, $3, '', $4, $5, $6, $7, 'active', $8, $9, $10) ON CONFLICT (id) DO NOTHING",
     )
     .bind(session.id.as_str())
     .bind(session.org.as_str())
     .bind(session.provider.as_str())
     .bind(session.agent.as_str())
-    .bind(session.conversation.as_deref().unwrap_or(""))
-    .bind(session.thread.as_deref())
-    .bind(session.contact.as_str())
+    .bind(sealed.conversation)
+    .bind(sealed.thread)
+    .bind(sealed.peer)
     .bind(session.created.ms())
     .bind(session.last.ms())
+    .bind(sealed.content)
     .execute(&mut **conn)
     .await
     .map_err(failed)?;
@@ -221,7 +247,7 @@ pub(in crate::store) async fn end(
     line: AuditRecord,
     now: Timestamp,
 ) -> Result<(Ended, Option<(String, String)>), StoreError> {
-    let row = sqlx::query("SELECT status, key, org, provider, installation, agent, conversation, thread, peer FROM sessions WHERE id = $1")
+    let row = sqlx::query("SELECT status, key, org, provider, installation, agent, content FROM sessions WHERE id = $1")
         .bind(id.as_str())
         .fetch_optional(&mut **conn)
         .await
@@ -232,6 +258,8 @@ pub(in crate::store) async fn end(
     if status != "active" {
         return Ok((Ended::Before, None));
     }
+    let content_key = conn.key(Some(&org))?;
+    let mut handed_content = None;
     let (word, followed_as) = match ending {
         Ending::Closed => ("closed", key.clone()),
         Ending::HandedTo(agent) => {
@@ -246,9 +274,12 @@ pub(in crate::store) async fn end(
                 agent: agent.clone(),
                 legacy: false,
             };
-            let (thread, peer): (Option<String>, Option<String>) = (row.try_get(7).map_err(failed)?, row.try_get(8).map_err(failed)?);
-            let handed = SessionKey::new(&route, &get(6)?, thread.as_deref(), peer.as_deref());
-            ("handed_off", handed.as_str().to_owned())
+            let sealed: Vec<u8> = row.try_get(6).map_err(failed)?;
+            let clear: SessionContent = open_json(&content_key, SESSIONS, id.as_str(), &sealed)?;
+            let handed = SessionKey::new(&route, &clear.conversation, clear.thread.as_deref(), clear.peer.as_deref());
+            let followed_as = session_digest(&content_key, handed.as_str());
+            handed_content = Some(HandedContent { key: clear.key, handed_key: handed.as_str().to_owned() });
+            ("handed_off", followed_as)
         }
     };
     sqlx::query("UPDATE sessions SET status = $2, ended_by = 'operator', ended_ms = $3, followed_as = $4 WHERE id = $1")
@@ -264,41 +295,57 @@ pub(in crate::store) async fn end(
         Ending::Closed => {
             sqlx::query("DELETE FROM handed WHERE handed_key = $1").bind(key.as_str()).execute(&mut **conn).await.map_err(failed)?;
         }
-        Ending::HandedTo(agent) => hand(conn, &key, &followed_as, agent, id, now).await?,
+        Ending::HandedTo(agent) => {
+            if let Some(content) = handed_content {
+                hand(conn, (&key, &followed_as), &content, (&org, agent), id, now).await?;
+            }
+        }
     }
     audit(conn, &[AuditRecord { org: Some(org), ..line }]).await?;
     Ok((Ended::Done, Some((key, followed_as))))
 }
 
-/// Writes down whose a conversation is now. A conversation that was handed on before keeps one row, from what the binding
-/// says to whoever has it last; handed back to where it began, it needs none.
-async fn hand(conn: &mut Conn, key: &str, to: &str, agent: &AgentId, session: &SessionId, now: Timestamp) -> Result<(), StoreError> {
+/// Records whose a conversation is now. A conversation that was handed on before keeps one row, from the key that the binding
+/// gives to the agent that has it last; handed back to its first agent, it needs none.
+async fn hand(
+    conn: &mut Conn,
+    (key, to): (&str, &str),
+    content: &HandedContent,
+    (org, agent): (&OrgId, &AgentId),
+    session: &SessionId,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let content_key = conn.key(Some(org))?;
     let back = sqlx::query("DELETE FROM handed WHERE handed_key = $1 AND key = $2").bind(key).bind(to);
-    let back = back.execute(&mut **conn).await.map_err(failed)?;
-    let moved = sqlx::query("UPDATE handed SET agent = $2, handed_key = $3, session = $4, at_ms = $5 WHERE handed_key = $1")
-        .bind(key)
-        .bind(agent.as_str())
-        .bind(to)
-        .bind(session.as_str())
-        .bind(now.ms())
-        .execute(&mut **conn)
-        .await
-        .map_err(failed)?;
-    if back.rows_affected() + moved.rows_affected() == 0 {
-        sqlx::query(
-            "INSERT INTO handed (key, agent, handed_key, session, at_ms) VALUES ($1, $2, $3, $4, $5) ON CONFLICT (key) DO UPDATE \
-             SET agent = excluded.agent, handed_key = excluded.handed_key, session = excluded.session, at_ms = excluded.at_ms",
-        )
-        .bind(key)
-        .bind(agent.as_str())
-        .bind(to)
-        .bind(session.as_str())
-        .bind(now.ms())
-        .execute(&mut **conn)
-        .await
-        .map_err(failed)?;
+    let back = back.execute(&mut **conn).await.map_err(failed)?.rows_affected();
+    let first = sqlx::query_as::<_, (String, Vec<u8>)>("SELECT key, content FROM handed WHERE handed_key = $1").bind(key);
+    let first = first.fetch_optional(&mut **conn).await.map_err(failed)?;
+    if back > 0 && first.is_none() {
+        return Ok(());
     }
-    Ok(())
+    let (first, content) = match first {
+        Some((first, sealed)) => {
+            let before: HandedContent = open_json(&content_key, HANDED, &first, &sealed)?;
+            (first, HandedContent { key: before.key, handed_key: content.handed_key.clone() })
+        }
+        None => (key.to_owned(), content.clone()),
+    };
+    sqlx::query(
+        "INSERT INTO handed (key, org, agent, handed_key, session, at_ms, content) VALUES ($1, $2, $3, $4, $5, $6, $7) \
+         ON CONFLICT (key) DO UPDATE SET agent = excluded.agent, handed_key = excluded.handed_key, session = excluded.session, \
+         at_ms = excluded.at_ms, content = excluded.content",
+    )
+    .bind(first.as_str())
+    .bind(org.as_str())
+    .bind(agent.as_str())
+    .bind(to)
+    .bind(session.as_str())
+    .bind(now.ms())
+    .bind(seal_json(&content_key, HANDED, &first, &content)?)
+    .execute(&mut **conn)
+    .await
+    .map(|_| ())
+    .map_err(failed)
 }
 
 /// One more use of a legacy binding.

@@ -175,6 +175,16 @@ impl TestGateway {
         self.gateway.store().sweep(self.clock.now()).await.unwrap();
     }
 
+    /// The fields of a listing's rows, oldest first, as an operator sees them: content is opened.
+    pub async fn listed(&self, kind: &str, fields: &[&str]) -> Vec<Value> {
+        let answer = self.operate("GET", &format!("/v1/{kind}?limit=1000"), &Value::Null).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let mut items = answer.json()["items"].as_array().unwrap().clone();
+        items.reverse();
+        let pick = |item: &Value| Value::Object(fields.iter().map(|f| ((*f).to_owned(), item[*f].clone())).collect());
+        items.iter().map(pick).collect()
+    }
+
     /// Every series of `/metrics`, as it is written there.
     pub async fn metrics(&self) -> BTreeMap<String, f64> {
         let answer = once(self.operator, &Request::get("/metrics")).await.unwrap();
