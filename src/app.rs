@@ -13,8 +13,10 @@ use crate::admin::Admin;
 use crate::authn::operator::Operators;
 use crate::config::Config;
 use crate::delivery::{Courier, DeliveryObserver};
+use crate::domain::breaker::BreakerState;
 use crate::domain::clock::Clock;
 use crate::domain::delivery::Claimed;
+use crate::domain::ids::AgentId;
 use crate::domain::matrix::Player;
 use crate::domain::reason::{Failure, ReasonCode};
 use crate::egress::{Egress, Refreshers};
@@ -294,6 +296,13 @@ impl DeliveryObserver for Counted {
         self.metrics.delivery(outcome, lag);
         if let Some(watcher) = &self.watcher {
             watcher.settled(claimed, outcome, lag_ms);
+        }
+    }
+
+    fn breaker_turned(&self, agent: &AgentId, to: BreakerState) {
+        self.metrics.breaker_turned(to);
+        if let Some(watcher) = &self.watcher {
+            watcher.breaker_turned(agent, to);
         }
     }
 }

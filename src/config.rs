@@ -232,19 +232,28 @@ pub struct IngressSection {
 pub struct DeliverySection {
     /// Waits before each attempt, the first included; after the last, dead letter.
     pub schedule_ms: Vec<u64>,
-    /// Deliveries under way at once; 0 leaves delivery to another process.
+    /// Deliveries under way at once; 0 leaves delivery to another process. One org takes no more of them than it leaves free.
     pub concurrency: usize,
-    /// One attempt, in milliseconds.
+    /// Deliveries of one org under way at once.
+    pub org_concurrency: usize,
+    /// Deliveries to one agent under way at once.
+    pub agent_concurrency: usize,
+    /// One attempt, in milliseconds: the connection and the whole answer.
     pub attempt_timeout_ms: u64,
-    /// How long a claimed delivery is this process's, in milliseconds.
+    /// How long a claimed delivery is this process's, in milliseconds; at least [`SETTLE_MS`] longer than an attempt.
     pub lease_ms: u64,
 }
+
+/// An attempt ends so long before its lease, so that there is time to settle it, in milliseconds.
+pub const SETTLE_MS: u64 = 5_000;
 
 impl Default for DeliverySection {
     fn default() -> Self {
         Self {
             schedule_ms: vec![0, 5_000, 30_000, 120_000, 600_000, 1_800_000, 7_200_000, 21_600_000, 43_200_000],
-            concurrency: 64,
+            concurrency: 256,
+            org_concurrency: 32,
+            agent_concurrency: 16,
             attempt_timeout_ms: 15_000,
             lease_ms: 30_000,
         }

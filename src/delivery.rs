@@ -15,24 +15,30 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::task::{Id, JoinError, JoinSet};
+use tokio::task::{Id, JoinError, JoinSet, spawn_blocking};
 use tokio::time::Instant;
 
-use crate::config::DeliverySection;
+use crate::config::{DeliverySection, SETTLE_MS};
+use crate::domain::breaker::BreakerState;
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::delivery::{Attempt, Claimed, Settled};
 use crate::domain::guard::{Guard, stands};
+use crate::domain::ids::AgentId;
 use crate::domain::reason::ReasonCode;
-use crate::store::{EventView, Store};
+use crate::store::{Claiming, EventView, Store};
 use crate::transport::Transport;
 use crate::vault::Vault;
 use crate::vault::reply::ReplyLinks;
 use crate::vault::ticket::MediaLinks;
+use crate::wire::WireRequest;
 use crate::wire::waiting::{Told, Waiting};
 use attempt::Verdict;
 
 /// So much of an agent's answer is read.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
+
+/// An event with more bytes than this is composed on a thread that may block: what serves requests must not.
+const COMPOSED_HERE_MAX: usize = 64 * 1024;
 
 /// However quiet it is, somebody looks this often.
 const IDLE: Duration = Duration::from_secs(1);
@@ -57,6 +63,11 @@ pub trait DeliveryObserver: Send + Sync {
     /// the lease by then. `lag_ms` counts from the event's reception.
     fn settled(&self, claimed: &Claimed, outcome: &'static str, lag_ms: i64) {
         let _ = (claimed, outcome, lag_ms);
+    }
+
+    /// The breaker of an agent changed to this state.
+    fn breaker_turned(&self, agent: &AgentId, to: BreakerState) {
+        let _ = (agent, to);
     }
 }
 
@@ -164,13 +175,38 @@ impl Courier {
     }
 
     async fn claim(&self, limit: usize) -> Option<Vec<Claimed>> {
-        let lease_ms = i64::try_from(self.settings.lease_ms).unwrap_or(i64::MAX);
-        match self.store.claim_deliveries(limit, lease_ms, self.clock.now()).await {
+        let settings = &self.settings;
+        let claiming = Claiming {
+            limit,
+            lease_ms: i64::try_from(settings.lease_ms).unwrap_or(i64::MAX),
+            slots: settings.concurrency,
+            org_max: settings.org_concurrency,
+            agent_max: settings.agent_concurrency,
+        };
+        let claimed = self.store.claim_deliveries(claiming, self.clock.now()).await;
+        self.tell_breakers();
+        match claimed {
             Ok(claimed) => Some(claimed),
             Err(error) => {
                 tracing::warn!(code = %error.code(), error = %error, "no delivery could be claimed");
                 None
             }
+        }
+    }
+
+    /// Logs and counts what became of breakers.
+    fn tell_breakers(&self) {
+        for (agent, to) in self.store.turned_breakers() {
+            match to {
+                BreakerState::Open => {
+                    let breaker = self.store.breaker(&agent);
+                    let next = breaker.next_probe_at.map(tracing::field::display);
+                    tracing::warn!(agent = %agent, failures = breaker.failures, next_probe_at = next, "the agent fails; its deliveries wait");
+                }
+                BreakerState::HalfOpen => tracing::debug!(agent = %agent, "the agent is probed with one delivery"),
+                BreakerState::Closed => tracing::info!(agent = %agent, "the agent is delivered to again"),
+            }
+            self.observer.breaker_turned(&agent, to);
         }
     }
 
@@ -180,8 +216,8 @@ impl Courier {
             return Instant::now() + IDLE_MANUAL;
         }
         let now = self.clock.now();
-        let due = self.store.next_due(now);
-        let wait = due.and_then(|due| u64::try_from(due.ms().saturating_sub(now.ms())).ok()).map(Duration::from_millis);
+        let due = self.store.next_due();
+        let wait = due.map(|due| Duration::from_millis(u64::try_from(due.ms().saturating_sub(now.ms())).unwrap_or(0)));
         Instant::now() + wait.map_or(IDLE, |wait| wait.min(IDLE))
     }
 
@@ -213,9 +249,25 @@ impl Courier {
         }
     }
 
+    /// How long an attempt may take that starts at `at`: it ends before its lease does, with time to settle. Zero when the
+    /// lease is about to end.
+    fn time_for(claimed: &Claimed, at: Timestamp) -> Duration {
+        let left_ms = u64::try_from(claimed.lease_until.ms().saturating_sub(at.ms())).unwrap_or(0);
+        Duration::from_millis(left_ms.saturating_sub(SETTLE_MS))
+    }
+
     /// One claimed delivery: attempt, settle, tell.
     async fn deliver(self: Arc<Self>, claimed: Claimed) {
         let at = self.clock.now();
+        let time = Self::time_for(&claimed, at);
+        if time.is_zero() {
+            // The claim's commit took too long. Nothing was sent, so nothing is counted.
+            tracing::warn!(delivery = %claimed.id, "a lease ended before its attempt could begin");
+            if let Err(error) = self.store.release_leases(vec![claimed]).await {
+                tracing::warn!(code = %error.code(), error = %error, "the lease runs out by itself instead");
+            }
+            return;
+        }
         let schedule = &self.settings.schedule_ms;
         let mut received = at;
         let (verdict, status, settled) = if retry::is_beyond(schedule, claimed.attempt) && stands(Guard::PoisonEnds) {
@@ -224,14 +276,7 @@ impl Courier {
             (Verdict::failed(code), None, Settled::Dead(code))
         } else {
             self.observer.attempt_started(&claimed);
-            let (verdict, status) = match self.store.event_view(&claimed.event).await {
-                Ok(Some(event)) => {
-                    received = event.received;
-                    self.attempt(&event, &claimed, at).await
-                }
-                Ok(None) => (Verdict::failed(ReasonCode::StoreCorrupt), None),
-                Err(error) => (Verdict::failed(error.code()), None),
-            };
+            let (verdict, status) = self.attempt(&claimed, at, time, &mut received).await;
             let spread = retry::spread_of(&claimed.id, claimed.attempt);
             let settled = retry::settle(&verdict, schedule, claimed.attempt, spread, self.clock.now());
             (verdict, status, settled)
@@ -246,7 +291,8 @@ impl Courier {
             Settled::Dead(_) => "dead",
             Settled::AgentGone => "agent_gone",
         };
-        let outcome = match self.store.settle_delivery(&claimed, settled, record, now).await {
+        let health = verdict.health(status);
+        let outcome = match self.store.settle_delivery(&claimed, settled, record, health, now).await {
             Ok(true) => outcome,
             Ok(false) => "fenced",
             Err(error) => {
@@ -268,33 +314,62 @@ impl Courier {
             "delivery settled"
         );
         self.observer.settled(&claimed, outcome, now.ms().saturating_sub(received.ms()));
+        self.tell_breakers();
     }
 
-    /// The signed POST; what it came to and the agent's status, where it answered. Its body goes to nobody but a request that
-    /// waits for it.
-    async fn attempt(&self, event: &EventView, claimed: &Claimed, now: Timestamp) -> (Verdict, Option<u16>) {
-        let directory = self.store.directory();
-        let Some(agent) = directory.agents.get(&claimed.agent) else {
-            // It was removed. Its events end as dead letters, for an operator to see.
-            return (Verdict::failed(ReasonCode::DeliveryAgentUnreachable), None);
+    /// The signed POST, all of it within `time`; what it came to and the agent's status, where it answered. Its body goes to
+    /// nobody but a request that waits for it.
+    async fn attempt(
+        self: &Arc<Self>,
+        claimed: &Claimed,
+        at: Timestamp,
+        time: Duration,
+        received: &mut Timestamp,
+    ) -> (Verdict, Option<u16>) {
+        let began = Instant::now();
+        let prepared = tokio::time::timeout(time, self.prepare(claimed, at, received)).await;
+        let request = match prepared.unwrap_or(Err(ReasonCode::DeliveryNotPrepared)) {
+            Ok(request) => request,
+            Err(code) => return (Verdict::failed(code), None),
         };
-        let request = match self.vault.agent_signing(agent) {
-            Ok(secret) => attempt::compose(event, &agent.item, &secret, claimed, &self.links, &self.replies, now),
+        // What preparing took is not the agent's fault, so the agent has its time; but not beyond the lease.
+        let left_ms = u64::try_from(time.saturating_sub(began.elapsed()).as_millis()).unwrap_or(u64::MAX);
+        let answer = self.transport.send(request, self.settings.attempt_timeout_ms.min(left_ms), ANSWER_BYTES_MAX).await;
+        let verdict = attempt::classify(&answer, self.clock.now());
+        if let (Verdict::Delivered, Ok(answer)) = (&verdict, &answer) {
+            self.waiting.tell(&claimed.event, || Told::Answered(answer.body.clone()));
+        }
+        (verdict, answer.ok().map(|a| a.status))
+    }
+
+    /// The request of an attempt: the event read, composed and signed.
+    async fn prepare(self: &Arc<Self>, claimed: &Claimed, at: Timestamp, received: &mut Timestamp) -> Result<WireRequest, ReasonCode> {
+        let event = self.store.event_view(&claimed.event).await.map_err(|error| error.code())?.ok_or(ReasonCode::StoreCorrupt)?;
+        *received = event.received;
+        if event.raw.len() <= COMPOSED_HERE_MAX {
+            return self.compose(&event, claimed, at);
+        }
+        let (courier, claimed) = (self.clone(), claimed.clone());
+        match spawn_blocking(move || courier.compose(&event, &claimed, at)).await {
+            Ok(request) => request,
+            Err(broken) => match broken.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => Err(ReasonCode::DeliveryNotPrepared),
+            },
+        }
+    }
+
+    fn compose(&self, event: &EventView, claimed: &Claimed, at: Timestamp) -> Result<WireRequest, ReasonCode> {
+        let directory = self.store.directory();
+        // It was removed. Its events end as dead letters, for an operator to see.
+        let agent = directory.agents.get(&claimed.agent).ok_or(ReasonCode::DeliveryAgentUnreachable)?;
+        match self.vault.agent_signing(agent) {
+            Ok(secret) => attempt::compose(event, &agent.item, &secret, claimed, &self.links, &self.replies, at),
             Err(failure) => {
                 tracing::warn!(agent = %claimed.agent, code = %failure.code, detail = failure.detail, "a delivery cannot be signed");
                 Err(failure.code)
             }
-        };
-        let request = match request {
-            Ok(request) => request,
-            Err(code) => return (Verdict::failed(code), None),
-        };
-        let answer = self.transport.send(request, self.settings.attempt_timeout_ms, ANSWER_BYTES_MAX).await;
-        let verdict = attempt::classify(&answer, self.clock.now());
-        if let (Verdict::Delivered, Ok(answer)) = (&verdict, &answer) {
-            self.waiting.tell(&event.id, || Told::Answered(answer.body.clone()));
         }
-        (verdict, answer.ok().map(|a| a.status))
     }
 }
 

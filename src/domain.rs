@@ -2,6 +2,7 @@
 //!
 //! Owns what the other floors talk about. Never does I/O, never waits, knows no other module. Floor 0.
 
+pub mod breaker;
 pub mod clock;
 pub mod delivery;
 pub mod guard;

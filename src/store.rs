@@ -41,7 +41,7 @@ use crate::domain::lifecycle::{Place, Shift, Shifted};
 use crate::domain::record::{AuditRecord, Decision};
 pub use queries::Refreshed;
 pub use terms::{
-    AcceptRequest, Acceptance, Accepted, AgentScope, Change, Ended, Ending, EventView, FinishedSend, ImportedSession, LegacyUse,
+    AcceptRequest, Acceptance, Accepted, AgentScope, Change, Claiming, Ended, Ending, EventView, FinishedSend, ImportedSession, LegacyUse,
     ListFilter, NewEvent, NewSend, Page, Resource, SealedRow, SecretPut, SendStart, SessionView, StoreError,
 };
 
@@ -100,7 +100,8 @@ impl Store {
         let log_pages = Arc::new(AtomicI64::new(0));
         let outbox = Arc::new(Mutex::new(Outbox::default()));
         let open = queries::open_deliveries(&mut writing).await?;
-        lock(&outbox).rebuild(open);
+        // Nobody is at work on what the last process leased; it waits for its lease and takes nobody's slot.
+        lock(&outbox).rebuild(open.into_iter().map(|open| outbox::Open { leased: false, ..open }));
         let touched = Arc::new(Mutex::new(queries::touched(&mut writing).await?));
         let (jobs, queue) = mpsc::channel(limits.queue_max);
         let writer = tokio::spawn(writer::run(
@@ -242,6 +243,14 @@ impl Store {
             Box::pin(async move {
                 let closed = queries::apply(conn, &changes, &audit, now).await?;
                 close(&outbox, &closed);
+                // A changed agent is another one, as far as anybody knows.
+                for change in &changes {
+                    if let Change::Put(resource, _) = change
+                        && let Resource::Agent(agent) = &**resource
+                    {
+                        lock(&outbox).forgive(agent.id.as_str());
+                    }
+                }
                 Ok(())
             })
         })

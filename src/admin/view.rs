@@ -120,6 +120,11 @@ impl Admin {
     /// What a resource shows beside what was declared.
     fn finished(&self, kind: &str, item: &mut Json, uses: &BTreeMap<BindingId, LegacyUse>) {
         self.with_address(kind, item);
+        if let ("agents", Some(object)) = (kind, item.as_object_mut())
+            && let Some(id) = object.get("id").and_then(Json::as_str).and_then(|id| AgentId::parse(id).ok())
+        {
+            object.insert("breaker".into(), json!(self.store.breaker(&id)));
+        }
         if let ("bindings", Some(object)) = (kind, item.as_object_mut())
             && !object.contains_key("installation")
         {

@@ -95,7 +95,7 @@ fn columns(kind: &str) -> &'static [&'static str] {
         "orgs" => &["id", "name", "suspended", "fallback_opt_in"],
         "profiles" => &["id", "provider", "owner", "app_id", "ingress_id"],
         "installations" => &["id", "profile", "org", "status", "account"],
-        "agents" => &["id", "org", "endpoint", "format", "status"],
+        "agents" => &["id", "org", "endpoint", "format", "status", "breaker"],
         "bindings" => &["id", "org", "installation", "select", "agent", "priority", "enabled"],
         "sessions" => &["id", "org", "installation", "agent", "conversation", "thread", "status", "last_at"],
         "events" => &["id", "received_at", "org", "installation", "kind", "agent", "session"],
@@ -114,7 +114,12 @@ fn list(kind: &str, items: &[Value]) {
         return;
     }
     let columns = columns(kind);
-    let rows = items.iter().map(|item| columns.iter().map(|c| item.get(c).map_or_else(String::new, cell)).collect());
+    // Of a breaker a table has room for its state.
+    let value = |item: &Value, column: &str| match column {
+        "breaker" => item.pointer("/breaker/state").map_or_else(String::new, cell),
+        _ => item.get(column).map_or_else(String::new, cell),
+    };
+    let rows = items.iter().map(|item| columns.iter().map(|c| value(item, c)).collect());
     anstream::println!("{}", table(columns, rows));
 }
 

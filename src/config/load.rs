@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_yaml::Value;
 
-use super::Config;
+use super::{Config, SETTLE_MS};
 use crate::domain::reason::ReasonCode;
 
 /// Why there is no configuration to run by.
@@ -88,8 +88,16 @@ fn validate(config: &Config) -> Result<(), ConfigError> {
     if config.delivery.schedule_ms.is_empty() {
         return no("delivery.schedule_ms needs at least one wait");
     }
+    let delivery = &config.delivery;
+    if delivery.attempt_timeout_ms.checked_add(SETTLE_MS).is_none_or(|least| delivery.lease_ms < least) {
+        return no(&format!(
+            "delivery.lease_ms must be at least {SETTLE_MS} more than delivery.attempt_timeout_ms: an attempt ends before its lease"
+        ));
+    }
     let limits = &config.limits;
     for (name, value) in [
+        ("delivery.org_concurrency", delivery.org_concurrency),
+        ("delivery.agent_concurrency", delivery.agent_concurrency),
         ("limits.header_bytes_max", limits.header_bytes_max),
         ("limits.header_lines_max", limits.header_lines_max),
         ("limits.connections_max", limits.connections_max),
@@ -166,6 +174,21 @@ mod tests {
         assert!(e.code == ReasonCode::ConfigUnknownKey && e.message.starts_with("BYOA_LISTEN__PUBIC"), "{e}");
         let e = bad("listen: {public: nowhere}\n", &[]);
         assert_eq!(e.code, ReasonCode::ConfigInvalid);
+    }
+
+    #[test]
+    fn an_attempt_ends_before_its_lease_and_everybody_has_a_slot() {
+        let check = |text: &str| validate(&from_text("byoa.yaml", text, env(&[])).unwrap());
+        assert_eq!(check("delivery: {attempt_timeout_ms: 25000, lease_ms: 30000}"), Ok(()));
+        for text in [
+            "delivery: {attempt_timeout_ms: 25001}",
+            "delivery: {lease_ms: 19999}",
+            "delivery: {attempt_timeout_ms: 18446744073709551615, lease_ms: 18446744073709551615}",
+            "delivery: {agent_concurrency: 0}",
+            "delivery: {org_concurrency: 0}",
+        ] {
+            assert_eq!(check(text).map_err(|e| e.code), Err(ReasonCode::ConfigInvalid), "{text}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use http::Method;
 
 use super::{cloudevent, native, retry};
+use crate::domain::breaker::Health;
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::Claimed;
 use crate::domain::guard::{Guard, stands};
@@ -46,6 +47,28 @@ impl Verdict {
             Self::Delivered => None,
             Self::Gone => Some(ReasonCode::DeliveryAgentGone),
             Self::Failed { code, .. } => Some(*code),
+        }
+    }
+
+    /// What the attempt says about the agent's health; `status` is the agent's, where it answered. A refusal below 500 is an
+    /// answer: it is about the event. A request to wait is kept to by the delivery's own schedule. What never reached the
+    /// agent says nothing about it.
+    pub fn health(&self, status: Option<u16>) -> Health {
+        match self {
+            Self::Delivered | Self::Gone => Health::Answered,
+            Self::Failed { code: ReasonCode::DeliveryAgentThrottled, .. } => Health::Unknown,
+            Self::Failed { code, .. } => match (status, code) {
+                (Some(..500), _) => Health::Answered,
+                (Some(_), _) => Health::Failed,
+                (
+                    None,
+                    ReasonCode::DeliveryAgentUnreachable
+                    | ReasonCode::DeliveryAgentTimeout
+                    | ReasonCode::DeliveryAgentResponseTooLarge
+                    | ReasonCode::DeliveryAgentDialForbidden,
+                ) => Health::Failed,
+                (None, _) => Health::Unknown,
+            },
         }
     }
 }
@@ -149,6 +172,39 @@ mod tests {
             (TransportError::AnswerTooLarge, DeliveryAgentResponseTooLarge),
         ] {
             assert_eq!(classify(&Err(error), Timestamp::from_ms(0)), Verdict::failed(code));
+        }
+    }
+
+    #[test]
+    fn failures_of_the_agent_count_and_its_answers_do_not() {
+        use Health::*;
+        use ReasonCode::*;
+        for (status, retry_after, want) in [
+            (200, None, Answered),
+            (307, None, Answered),
+            (400, None, Answered),
+            (404, None, Answered),
+            (410, None, Answered),
+            (429, None, Unknown),
+            (429, Some("5"), Unknown),
+            (500, None, Failed),
+            (503, None, Failed),
+            (503, Some("5"), Unknown),
+            (504, Some("5"), Failed),
+        ] {
+            assert_eq!(answered(status, retry_after).health(Some(status)), want, "{status} {retry_after:?}");
+        }
+        for (code, want) in [
+            (DeliveryAgentTimeout, Failed),
+            (DeliveryAgentUnreachable, Failed),
+            (DeliveryAgentResponseTooLarge, Failed),
+            (DeliveryAgentDialForbidden, Failed),
+            (DeliverySecretUnavailable, Unknown),
+            (DeliveryNotPrepared, Unknown),
+            (DeliveryExhausted, Unknown),
+            (StoreCorrupt, Unknown),
+        ] {
+            assert_eq!(Verdict::failed(code).health(None), want, "{code}");
         }
     }
 }

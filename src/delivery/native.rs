@@ -102,6 +102,7 @@ mod tests {
             agent: of.agent,
             session: of.session,
             lease: 1,
+            lease_until: NOW,
             attempt,
         }
     }

@@ -10,7 +10,7 @@ use crate::domain::ids::AgentId;
 use crate::domain::installation::AgentStatus;
 use crate::domain::secret::Secret;
 use crate::store::ListFilter;
-use bed::{Answer, Bed, LEASE_MS, SECRET, START, agent, run, soon, vault, won};
+use bed::{Answer, Bed, LEASE_MS, SECRET, START, agent, claiming, run, soon, vault, won};
 
 #[tokio::test]
 async fn an_event_arrives_signed_and_settles() {
@@ -147,9 +147,9 @@ async fn a_worker_that_wakes_after_its_lease_moved_changes_nothing() {
     // One slot, and it is taken: only the test claims from here on.
     let (_stop, _task) = run(bed.courier(&[0, 5, 5], 1));
     soon(seen.recv()).await.unwrap();
-    assert!(bed.store.claim_deliveries(9, LEASE_MS, bed.clock.now()).await.unwrap().is_empty());
+    assert!(bed.store.claim_deliveries(claiming(9), bed.clock.now()).await.unwrap().is_empty());
     bed.clock.advance_ms(LEASE_MS + 1);
-    let claimed = bed.store.claim_deliveries(9, LEASE_MS, bed.clock.now()).await.unwrap().pop().unwrap();
+    let claimed = bed.store.claim_deliveries(claiming(9), bed.clock.now()).await.unwrap().pop().unwrap();
     assert_eq!((claimed.attempt, claimed.lease), (2, 2));
     hold.notify_one();
     assert_eq!(bed.next().await, won("a1", 1, "fenced"));
@@ -164,7 +164,7 @@ async fn an_event_that_takes_workers_down_is_a_dead_letter_in_the_end() {
     bed.declare("support", &endpoint, AgentStatus::Active).await;
     bed.accept("support", "A", "poison").await;
     for attempt in 1..=2 {
-        let claimed = bed.store.claim_deliveries(1, LEASE_MS, bed.clock.now()).await.unwrap();
+        let claimed = bed.store.claim_deliveries(claiming(1), bed.clock.now()).await.unwrap();
         assert_eq!(claimed[0].attempt, attempt);
         bed.clock.advance_ms(LEASE_MS);
     }
@@ -244,7 +244,7 @@ async fn a_shutdown_lets_attempts_finish_and_gives_back_the_rest() {
     soon(task).await.unwrap();
     let delivery = bed.delivery(&event).await;
     assert_eq!((delivery["state"].as_str(), delivery["attempt"].as_i64()), (Some("pending"), Some(0)));
-    assert_eq!(bed.store.claim_deliveries(9, LEASE_MS, bed.clock.now()).await.unwrap().len(), 1);
+    assert_eq!(bed.store.claim_deliveries(claiming(9), bed.clock.now()).await.unwrap().len(), 1);
 }
 
 #[tokio::test]
@@ -275,12 +275,132 @@ async fn a_claim_does_not_wake_its_claimer() {
     bed.declare("support", "http://127.0.0.1:1/", AgentStatus::Active).await;
     let mut committed = bed.store.committed();
     committed.borrow_and_update();
-    assert!(bed.store.claim_deliveries(9, LEASE_MS, START).await.unwrap().is_empty());
+    assert!(bed.store.claim_deliveries(claiming(9), START).await.unwrap().is_empty());
     assert!(!committed.has_changed().unwrap());
     bed.accept("support", "A", "a1").await;
     assert!(committed.has_changed().unwrap());
     // What waits for its lease is a time to look again; what waits for its session's head is not.
     bed.accept("support", "A", "a2").await;
-    assert_eq!(bed.store.claim_deliveries(9, LEASE_MS, START).await.unwrap().len(), 1);
-    assert_eq!(bed.store.next_due(START), Some(START.plus_ms(LEASE_MS)));
+    assert_eq!(bed.store.claim_deliveries(claiming(9), START).await.unwrap().len(), 1);
+    assert_eq!(bed.store.next_due(), Some(START.plus_ms(LEASE_MS)));
+}
+
+#[tokio::test]
+async fn an_attempt_ends_before_its_lease() {
+    let mut bed = Bed::new(Clock::manual(START)).await;
+    let (endpoint, _seen) = agent(Box::new(|_| Answer::Held(Arc::new(Notify::new()), 200))).await;
+    bed.declare("support", &endpoint, AgentStatus::Active).await;
+    let mut courier = bed.courier(&[0, 5_000], 2);
+    (courier.settings.attempt_timeout_ms, courier.settings.lease_ms) = (3_600_000, SETTLE_MS + 2_000);
+    let (_stop, _task) = run(courier);
+    let event = bed.accept("support", "A", "a1").await;
+    assert_eq!(bed.next().await, won("a1", 1, "retry"));
+    assert_eq!(bed.delivery(&event).await["code"], "delivery.agent_timeout");
+}
+
+#[test]
+fn the_time_for_an_attempt_is_what_its_lease_leaves() {
+    for (passed_ms, time_ms) in [(0, 25_000), (10_000, 15_000), (25_000, 0), (LEASE_MS, 0), (2 * LEASE_MS, 0)] {
+        let claimed = Claimed {
+            id: crate::domain::ids::DeliveryId::numbered(1),
+            event: crate::domain::ids::EventId::fresh(START),
+            org: crate::domain::ids::OrgId::parse("acme").unwrap(),
+            agent: AgentId::parse("support").unwrap(),
+            session: crate::domain::ids::SessionId::fresh(START),
+            lease: 1,
+            lease_until: START.plus_ms(LEASE_MS),
+            attempt: 1,
+        };
+        assert_eq!(Courier::time_for(&claimed, START.plus_ms(passed_ms)), Duration::from_millis(time_ms), "{passed_ms}");
+    }
+}
+
+#[tokio::test]
+async fn a_failing_agent_is_probed_with_one_delivery_and_then_delivered_to() {
+    let mut bed = Bed::new(Clock::manual(START)).await;
+    let mut failures = 6;
+    let (endpoint, mut seen) = agent(Box::new(move |_| {
+        failures -= i32::from(failures > 0);
+        Answer::Status(if failures > 0 { 500 } else { 200 })
+    }))
+    .await;
+    bed.declare("sick", &endpoint, AgentStatus::Active).await;
+    let (well, _) = agent(Box::new(|_| Answer::Status(200))).await;
+    bed.declare("well", &well, AgentStatus::Active).await;
+    let (_stop, _task) = run(bed.courier(&[0, 600_000], 16));
+    for n in 0..5 {
+        let text = format!("s{n}");
+        bed.accept("sick", &text, &text).await;
+        assert_eq!(bed.next().await, won(&text, 1, "retry"));
+    }
+    let sick = AgentId::parse("sick").unwrap();
+    assert_eq!(bed.store.breaker(&sick).next_probe_at, Some(START.plus_ms(1_000)));
+    for n in 5..8 {
+        bed.accept("sick", &format!("s{n}"), &format!("s{n}")).await;
+    }
+    bed.accept("well", "w", "w").await;
+    assert_eq!(bed.next().await, won("w", 1, "delivered"));
+    bed.clock.advance_ms(1_000);
+    assert_eq!(bed.next().await, won("s5", 1, "delivered"));
+    assert_eq!(bed.next_sorted(2).await, [won("s6", 1, "delivered"), won("s7", 1, "delivered")]);
+    assert_eq!(bed.store.breaker(&sick).state, BreakerState::Closed);
+    let mut asked = 0;
+    while seen.try_recv().is_ok() {
+        asked += 1;
+    }
+    assert_eq!(asked, 8);
+    let told: Vec<_> = std::iter::from_fn(|| bed.turned.try_recv().ok()).collect();
+    assert_eq!(told.into_iter().map(|(_, to)| to).collect::<Vec<_>>(), [BreakerState::Open, BreakerState::HalfOpen, BreakerState::Closed]);
+}
+
+#[tokio::test]
+async fn a_replay_closes_the_breaker() {
+    let mut bed = Bed::new(Clock::manual(START)).await;
+    let mut failures = 6;
+    let (endpoint, _seen) = agent(Box::new(move |_| {
+        failures -= i32::from(failures > 0);
+        Answer::Status(if failures > 0 { 500 } else { 200 })
+    }))
+    .await;
+    bed.declare("sick", &endpoint, AgentStatus::Active).await;
+    let (_stop, _task) = run(bed.courier(&[0], 8));
+    let mut first = None;
+    for n in 0..5 {
+        let text = format!("s{n}");
+        first = first.or(Some(bed.accept("sick", &text, &text).await));
+        assert_eq!(bed.next().await, won(&text, 1, "dead"));
+    }
+    bed.accept("sick", "s5", "s5").await;
+    let delivery = bed.delivery(&first.unwrap()).await;
+    let id = crate::domain::ids::DeliveryId::parse(delivery["id"].as_str().unwrap()).unwrap();
+    let line = crate::domain::record::AuditRecord {
+        at: START,
+        actor: "olga".into(),
+        action: "delivery.replay",
+        target: id.to_string(),
+        org: None,
+        outcome: "done",
+        code: None,
+        decision: None,
+        request: None,
+        detail: None,
+    };
+    assert_eq!(bed.store.replay_delivery(id, line, START).await.unwrap(), Some(true));
+    assert_eq!(bed.next_sorted(2).await, [won("s0", 1, "delivered"), won("s5", 1, "delivered")]);
+}
+
+#[tokio::test]
+async fn a_large_event_is_composed_and_arrives_whole() {
+    let mut bed = Bed::new(Clock::manual(START)).await;
+    let (endpoint, mut seen) = agent(Box::new(|_| Answer::Status(200))).await;
+    bed.declare("support", &endpoint, AgentStatus::Active).await;
+    bed.raw = format!("{{\"type\":\"{}\"}}", "m".repeat(2 * COMPOSED_HERE_MAX)).into();
+    let (_stop, _task) = run(bed.courier(&[0], 2));
+    let event = bed.accept("support", "A", "a1").await;
+    assert_eq!(bed.next().await, won("a1", 1, "delivered"));
+    let got = soon(seen.recv()).await.unwrap();
+    let signed = cloudevent::signature(&Secret::new(SECRET.into()), event.as_str(), START, &got.body);
+    assert_eq!(got.headers.get("webhook-signature").map(|v| v.to_str().unwrap().to_owned()), signed);
+    let body: Json = serde_json::from_slice(&got.body).unwrap();
+    assert_eq!(body["data"]["raw"]["type"].as_str().map(str::len), Some(2 * COMPOSED_HERE_MAX));
 }

@@ -47,6 +47,8 @@ pub struct Claimed {
     pub session: SessionId,
     /// Fencing token: settling with an older one changes nothing.
     pub lease: i64,
+    /// When the lease runs out.
+    pub lease_until: Timestamp,
     /// This attempt's number; counted and committed before the attempt began.
     pub attempt: i64,
 }

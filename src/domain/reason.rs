@@ -146,6 +146,7 @@ reasons! {
     DeliveryAgentResponseTooLarge "delivery.agent_response_too_large" 200 true "The agent's answer is over 64 KiB.";
     DeliveryAgentDialForbidden "delivery.agent_dial_forbidden" 200 true "The agent's name resolves to an address that configuration does not allow.";
     DeliverySecretUnavailable "delivery.secret_unavailable" 200 true "The agent's signing secret could not be opened.";
+    DeliveryNotPrepared "delivery.not_prepared" 200 true "The event could not be read and signed in time; nothing was sent.";
 
     AdminUnauthenticated "admin.unauthenticated" 401 false "The operator token is absent or wrong.";
     AdminNotFound "admin.not_found" 404 false "There is no such resource.";

@@ -90,6 +90,7 @@ pub(super) async fn readyz(State(rooms): State<Arc<Rooms>>) -> Response {
 pub(super) async fn metrics(State(rooms): State<Arc<Rooms>>) -> Response {
     let disagreements = rooms.engine.pin().shadow().map_or(0, |shadow| shadow.total());
     rooms.metrics.installations(rooms.store.directory().installations.values().map(|i| (i.item.provider, i.item.status)));
+    rooms.metrics.under_way(rooms.store.under_way(), |state| rooms.store.breakers(state));
     let depth = i64::try_from(rooms.store.queue_depth()).unwrap_or(i64::MAX);
     ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], rooms.metrics.encode(depth, i64::try_from(disagreements).unwrap_or(i64::MAX)))
         .into_response()

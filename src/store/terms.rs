@@ -327,6 +327,21 @@ pub struct FinishedSend {
     pub audit: AuditRecord,
 }
 
+/// How many deliveries a claim may take, and for whom.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Claiming {
+    /// At most so many.
+    pub limit: usize,
+    /// For so long, in milliseconds.
+    pub lease_ms: i64,
+    /// Attempts under way at once, of all orgs.
+    pub slots: usize,
+    /// Attempts under way at once, of one org.
+    pub org_max: usize,
+    /// Attempts under way at once, at one agent.
+    pub agent_max: usize,
+}
+
 /// An event together with all that its delivery says of it.
 #[derive(Clone, Debug)]
 pub struct EventView {

@@ -340,9 +340,11 @@ impl Writer {
             .map(|(seq, row)| Open {
                 seq,
                 session: row.session.to_string(),
+                org: row.event.route.org.to_string(),
                 agent: row.event.route.agent.to_string(),
                 installation: row.event.route.installation.to_string(),
                 at_ms: row.request.received.ms(),
+                leased: false,
             })
             .collect();
         Ok(Kept { accepted, opened, closed })

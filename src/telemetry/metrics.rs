@@ -9,6 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use crate::domain::breaker::BreakerState;
 use crate::domain::installation::{AnswerKind, InstallationStatus, Mode, ProviderKind};
 use crate::domain::reason::ReasonCode;
 
@@ -30,6 +31,16 @@ struct DecisionLabels {
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct OutcomeLabel {
     outcome: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct StateLabel {
+    state: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct TurnLabel {
+    to: &'static str,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -95,6 +106,9 @@ pub struct Metrics {
     deliveries: Family<OutcomeLabel, Counter>,
     delivery_lag: Histogram,
     queue_depth: Gauge,
+    under_way: Gauge,
+    breakers: Family<StateLabel, Gauge>,
+    breaker_turns: Family<TurnLabel, Counter>,
     answers: Family<AnswerLabels, Counter>,
     sends: Family<SendLabels, Counter>,
     reloads: Family<ResultLabel, Counter>,
@@ -123,6 +137,9 @@ impl Metrics {
             deliveries: Family::default(),
             delivery_lag: Histogram::new(exponential_buckets(0.001, 4.0, 12)),
             queue_depth: Gauge::default(),
+            under_way: Gauge::default(),
+            breakers: Family::default(),
+            breaker_turns: Family::default(),
             answers: Family::default(),
             sends: Family::default(),
             reloads: Family::default(),
@@ -146,6 +163,9 @@ impl Metrics {
         registry.register("deliveries", "Delivery attempts by outcome", metrics.deliveries.clone());
         registry.register("delivery_lag_seconds", "From accept to the agent's 2xx", metrics.delivery_lag.clone());
         registry.register("queue_depth", "Open deliveries", metrics.queue_depth.clone());
+        registry.register("deliveries_under_way", "Delivery attempts under way", metrics.under_way.clone());
+        registry.register("agent_breakers", "Circuit breakers of agents that are not closed", metrics.breakers.clone());
+        registry.register("agent_breaker_transitions", "Changes of agents' circuit breakers", metrics.breaker_turns.clone());
         registry.register("synchronous_answers", "Agents' answers that a provider waited for", metrics.answers.clone());
         registry.register("sends", "Messages and calls of agents by outcome", metrics.sends.clone());
         registry.register("policy_reloads", "Loads of the policy set by result", metrics.reloads.clone());
@@ -200,6 +220,20 @@ impl Metrics {
         self.deliveries.get_or_create(&OutcomeLabel { outcome }).inc();
         if let Some(lag) = lag_seconds {
             self.delivery_lag.observe(lag);
+        }
+    }
+
+    /// An agent's breaker changed to this state.
+    pub fn breaker_turned(&self, to: BreakerState) {
+        self.breaker_turns.get_or_create(&TurnLabel { to: to.as_str() }).inc();
+    }
+
+    /// How many attempts are under way, and how many breakers are in each state but closed.
+    pub fn under_way(&self, attempts: usize, breakers: impl Fn(BreakerState) -> usize) {
+        let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+        self.under_way.set(count(attempts));
+        for state in BreakerState::ALL.into_iter().filter(|state| *state != BreakerState::Closed) {
+            self.breakers.get_or_create(&StateLabel { state: state.as_str() }).set(count(breakers(state)));
         }
     }
 

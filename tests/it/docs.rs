@@ -7,6 +7,7 @@ use std::process::Command;
 
 use byoa_gateway::admin::document::Document;
 use byoa_gateway::config::Config;
+use byoa_gateway::domain::breaker::BreakerState;
 use byoa_gateway::domain::guard::Guard;
 use byoa_gateway::domain::installation::{AnswerKind, InstallationStatus, Mode, ProviderKind};
 use byoa_gateway::domain::reason::ReasonCode;
@@ -184,6 +185,8 @@ fn every_metric_is_documented_with_its_labels() {
     metrics.ingress_took(0.1);
     metrics.decision("RouteMessage", false, code, 0.1);
     metrics.delivery("delivered", Some(0.1));
+    metrics.breaker_turned(BreakerState::Open);
+    metrics.under_way(1, |_| 1);
     metrics.send(slack, "org", "sent", None);
     metrics.synchronous_answer(AnswerKind::ViewSubmission, "relayed");
     metrics.previous_secret_used(slack);

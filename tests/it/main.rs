@@ -12,6 +12,7 @@ mod demo;
 mod docs;
 mod durable;
 mod failure_paths;
+mod fairness;
 mod fixtures;
 #[cfg(feature = "break-guards")]
 mod guards;

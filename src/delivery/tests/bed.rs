@@ -19,6 +19,7 @@ use super::super::{ANSWER_BYTES_MAX, Courier, DeliveryObserver};
 use crate::config::{DeliverySection, Limits, RolloutSection};
 use crate::crypto::MacKey;
 use crate::crypto::envelope::KeyRing;
+use crate::domain::breaker::BreakerState;
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::delivery::Claimed;
 use crate::domain::ids::{AgentId, EventId, InstallationId, OrgId, ProfileId, RequestId};
@@ -28,7 +29,7 @@ use crate::domain::route::Route;
 use crate::domain::secret::Secret;
 use crate::domain::session::SessionKey;
 use crate::store::directory::SealedSecret;
-use crate::store::{AcceptRequest, Change, NewEvent, Resource, SecretPut, Store};
+use crate::store::{AcceptRequest, Change, Claiming, NewEvent, Resource, SecretPut, Store};
 use crate::transport::Transport;
 use crate::vault::reply::ReplyLinks;
 use crate::vault::ticket::MediaLinks;
@@ -58,6 +59,11 @@ pub enum Answer {
 }
 
 pub type Script = Box<dyn FnMut(&Seen) -> Answer + Send>;
+
+/// A claim of up to so many, in which nobody's share is in the way.
+pub fn claiming(limit: usize) -> Claiming {
+    Claiming { limit, lease_ms: LEASE_MS, slots: 1_000, org_max: 500, agent_max: 250 }
+}
 
 /// A vault with a key of its own.
 pub fn vault(seed: u8) -> Vault {
@@ -106,11 +112,15 @@ pub async fn agent(script: Script) -> (String, mpsc::UnboundedReceiver<Seen>) {
 }
 
 /// Passes on what the courier says.
-pub struct Ear(mpsc::UnboundedSender<(Claimed, &'static str, i64)>);
+pub struct Ear(mpsc::UnboundedSender<(Claimed, &'static str, i64)>, mpsc::UnboundedSender<(AgentId, BreakerState)>);
 
 impl DeliveryObserver for Ear {
     fn settled(&self, claimed: &Claimed, outcome: &'static str, lag_ms: i64) {
         let _ = self.0.send((claimed.clone(), outcome, lag_ms));
+    }
+
+    fn breaker_turned(&self, agent: &AgentId, to: BreakerState) {
+        let _ = self.1.send((agent.clone(), to));
     }
 }
 
@@ -122,6 +132,10 @@ pub struct Bed {
     texts: HashMap<EventId, String>,
     heard: mpsc::UnboundedReceiver<(Claimed, &'static str, i64)>,
     tell: mpsc::UnboundedSender<(Claimed, &'static str, i64)>,
+    /// What the provider sends.
+    pub raw: Bytes,
+    pub turned: mpsc::UnboundedReceiver<(AgentId, BreakerState)>,
+    tell_turned: mpsc::UnboundedSender<(AgentId, BreakerState)>,
 }
 
 impl Bed {
@@ -134,7 +148,9 @@ impl Bed {
         }
         let vault = vault(0);
         let (tell, heard) = mpsc::unbounded_channel();
-        Self { _dir: dir, store, vault, clock, texts: HashMap::new(), heard, tell }
+        let (tell_turned, turned) = mpsc::unbounded_channel();
+        let raw = Bytes::from_static(b"{\"type\":\"message\"}");
+        Self { _dir: dir, store, vault, clock, texts: HashMap::new(), heard, tell, raw, turned, tell_turned }
     }
 
     /// Declares an agent at an address.
@@ -194,7 +210,7 @@ impl Bed {
                 text: Some(text.into()),
                 ..Normal::default()
             },
-            raw: Bytes::from_static(b"{\"type\":\"message\"}"),
+            raw: self.raw.clone(),
             media_type: "application/json",
             decisions: Vec::new(),
         };
@@ -222,7 +238,7 @@ impl Bed {
             clock: self.clock.clone(),
             settings: DeliverySection { schedule_ms: schedule_ms.into(), concurrency, ..DeliverySection::default() },
             grace: Duration::from_millis(50),
-            observer: Arc::new(Ear(self.tell.clone())),
+            observer: Arc::new(Ear(self.tell.clone(), self.tell_turned.clone())),
         }
     }
 

@@ -15,15 +15,16 @@ use crate::domain::record::AuditRecord;
 /// Every open delivery, oldest first.
 pub(in crate::store) async fn open_deliveries(conn: &mut Conn) -> Result<Vec<Open>, StoreError> {
     let rows = sqlx::query(
-        "SELECT d.seq, d.session, d.agent, MAX(d.due_ms, COALESCE(d.lease_until_ms, 0)), e.installation \
+        "SELECT d.seq, d.session, d.agent, MAX(d.due_ms, COALESCE(d.lease_until_ms, 0)), e.installation, d.org, \
+         d.lease_until_ms IS NOT NULL \
          FROM deliveries d INDEXED BY deliveries_open JOIN events e ON e.seq = d.seq WHERE d.settled_ms IS NULL ORDER BY d.seq",
     )
     .fetch_all(&mut **conn)
     .await
     .map_err(failed)?;
     let open = |row: &sqlx::sqlite::SqliteRow| {
-        let (seq, session, agent) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-        Ok(Open { seq, session, agent, at_ms: row.try_get(3)?, installation: row.try_get(4)? })
+        let (seq, session, agent, org) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(5)?);
+        Ok(Open { seq, session, org, agent, at_ms: row.try_get(3)?, installation: row.try_get(4)?, leased: row.try_get(6)? })
     };
     rows.iter().map(open).collect::<Result<_, sqlx::Error>>().map_err(failed)
 }
@@ -72,6 +73,7 @@ pub(in crate::store) async fn lease(conn: &mut Conn, seqs: &[i64], lease_until: 
                 agent: AgentId::parse(&text(3)?).map_err(|_| odd("agent"))?,
                 session: SessionId::parse(&text(4)?).ok_or_else(|| odd("session"))?,
                 lease: row.try_get(5).map_err(failed)?,
+                lease_until,
                 attempt: row.try_get(6).map_err(failed)?,
             })
         })
@@ -149,16 +151,21 @@ pub(in crate::store) async fn settle(
     Ok(true)
 }
 
-pub(in crate::store) async fn release(conn: &mut Conn, claimed: &[Claimed]) -> Result<(), StoreError> {
+/// Gives back leases; returns those that had not moved on.
+pub(in crate::store) async fn release<'c>(conn: &mut Conn, claimed: &'c [Claimed]) -> Result<Vec<&'c Claimed>, StoreError> {
+    let mut released = Vec::new();
     for c in claimed {
-        sqlx::query("UPDATE deliveries SET state = 'pending', lease_until_ms = NULL, attempt = attempt - 1 WHERE seq = $1 AND lease = $2 AND settled_ms IS NULL")
+        let changed = sqlx::query("UPDATE deliveries SET state = 'pending', lease_until_ms = NULL, attempt = attempt - 1 WHERE seq = $1 AND lease = $2 AND settled_ms IS NULL")
             .bind(c.id.number())
             .bind(c.lease)
             .execute(&mut **conn)
             .await
             .map_err(failed)?;
+        if changed.rows_affected() > 0 {
+            released.push(c);
+        }
     }
-    Ok(())
+    Ok(released)
 }
 
 /// `None` when there is no such delivery, `Some(None)` when it is still open; else it is open again.
@@ -170,7 +177,7 @@ pub(in crate::store) async fn replay(
 ) -> Result<Option<Option<Open>>, StoreError> {
     let Some(seq) = id.number() else { return Ok(None) };
     let row = sqlx::query(
-        "SELECT d.settled_ms IS NULL, d.session, d.agent, e.installation FROM deliveries d JOIN events e ON e.seq = d.seq WHERE d.seq = $1",
+        "SELECT d.settled_ms IS NULL, d.session, d.agent, e.installation, d.org FROM deliveries d JOIN events e ON e.seq = d.seq WHERE d.seq = $1",
     )
     .bind(seq)
     .fetch_optional(&mut **conn)
@@ -191,7 +198,7 @@ pub(in crate::store) async fn replay(
     .map_err(failed)?;
     sqlx::query("DELETE FROM attempts WHERE delivery = $1").bind(seq).execute(&mut **conn).await.map_err(failed)?;
     audit(conn, std::slice::from_ref(line)).await?;
-    let (session, agent, installation) = (row.try_get(1), row.try_get(2), row.try_get(3));
-    let (session, agent, installation) = (session.map_err(failed)?, agent.map_err(failed)?, installation.map_err(failed)?);
-    Ok(Some(Some(Open { seq, session, agent, installation, at_ms: now.ms() })))
+    let text = |i: usize| row.try_get::<String, _>(i).map_err(failed);
+    let (session, agent, installation, org) = (text(1)?, text(2)?, text(3)?, text(4)?);
+    Ok(Some(Some(Open { seq, session, org, agent, installation, at_ms: now.ms(), leased: false })))
 }

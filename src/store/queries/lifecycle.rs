@@ -174,7 +174,7 @@ pub(super) async fn end(conn: &mut Conn, id: &InstallationId, now: Timestamp) ->
     let rows = sqlx::query(
         "UPDATE deliveries SET state = 'dead', settled_ms = $2, code = $3, lease = lease + 1, lease_until_ms = NULL WHERE seq IN \
          (SELECT d.seq FROM deliveries d INDEXED BY deliveries_open JOIN events e ON e.seq = d.seq \
-          WHERE d.settled_ms IS NULL AND e.installation = $1) RETURNING seq, session, agent",
+          WHERE d.settled_ms IS NULL AND e.installation = $1) RETURNING seq, session, agent, org",
     )
     .bind(id.as_str())
     .bind(now.ms())
@@ -183,8 +183,8 @@ pub(super) async fn end(conn: &mut Conn, id: &InstallationId, now: Timestamp) ->
     .await
     .map_err(failed)?;
     let open = |row: &sqlx::sqlite::SqliteRow| {
-        let (seq, session, agent) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-        Ok(Open { seq, session, agent, installation: id.to_string(), at_ms: now.ms() })
+        let (seq, session, agent, org) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
+        Ok(Open { seq, session, org, agent, installation: id.to_string(), at_ms: now.ms(), leased: false })
     };
     rows.iter().map(open).collect::<Result<_, sqlx::Error>>().map_err(failed)
 }
