@@ -37,10 +37,10 @@ pub struct Setting {
 const SHARED: &str = "policies";
 
 /// How often it is asked whether what is waited for has come.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// And for how long.
-const LOOK_MAX: Duration = Duration::from_secs(30);
+pub(super) const LOOK_MAX: Duration = Duration::from_secs(30);
 
 /// Any port of this machine alone.
 const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);

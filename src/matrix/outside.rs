@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value as Json;
 
+use super::bench::{LOOK_EVERY, LOOK_MAX};
 use super::loopback::{self, Answer, Asked, Loopback};
 
 /// What it answers, and what it was asked.
@@ -15,6 +16,8 @@ struct Inner {
     /// What it answers to what begins so; none where it never does. What was said later goes first.
     routes: Vec<(String, Option<Answer>)>,
     asked: Vec<Asked>,
+    /// How much it was asked in all.
+    count: usize,
 }
 
 /// A server that does as it is told.
@@ -39,7 +42,7 @@ impl Outside {
     }
 
     async fn open(answer: Option<Answer>, about: fn(&Asked) -> String) -> io::Result<Self> {
-        let inner = Arc::new(Mutex::new(Inner { about, routes: vec![(String::new(), answer)], asked: Vec::new() }));
+        let inner = Arc::new(Mutex::new(Inner { about, routes: vec![(String::new(), answer)], asked: Vec::new(), count: 0 }));
         let asked = Arc::clone(&inner);
         let server = loopback::serve(move |request| {
             let answer = taken(&asked, request);
@@ -67,6 +70,16 @@ impl Outside {
         }
     }
 
+    /// Waits until it was asked so often in all.
+    pub(super) async fn asked(&self, times: usize) -> Result<(), String> {
+        let asked = async {
+            while held(&self.inner).count < times {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        tokio::time::timeout(LOOK_MAX, asked).await.map_err(|_| format!("nobody asks {times} times"))
+    }
+
     /// What it was asked since somebody looked.
     pub(super) fn unseen(&self) -> Vec<Asked> {
         std::mem::take(&mut held(&self.inner).asked)
@@ -78,6 +91,7 @@ fn taken(inner: &Mutex<Inner>, asked: Asked) -> Option<Answer> {
     let about = (inner.about)(&asked);
     let answer = inner.routes.iter().rev().find(|(to, _)| about.starts_with(to)).and_then(|(_, answer)| answer.clone());
     inner.asked.push(asked);
+    inner.count += 1;
     answer
 }
 

@@ -35,6 +35,8 @@ pub struct Step {
     pub store_held: bool,
     /// The step ends when so many attempts of deliveries are settled in all.
     pub settled: Option<usize>,
+    /// The step ends when the agents were sent so many events since the start.
+    pub asked: Option<usize>,
     pub expect: StepExpect,
 }
 

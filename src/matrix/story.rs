@@ -95,6 +95,9 @@ impl Story<'_> {
         if let Some(attempts) = step.settled {
             self.bench.settled(attempts).await?;
         }
+        if let Some(events) = step.asked {
+            self.agents.asked(events).await?;
+        }
         let _ = writeln!(self.shown, "{number}. {what}");
 
         let expect = &step.expect;
@@ -137,7 +140,7 @@ impl Story<'_> {
             }
             // Nothing that anybody is told holds a credential.
             no(!answer.text().contains("-credential"), format!("tells a credential: {}", answer.text()));
-            self.shown.push_str(&shown(answer));
+            self.shown.push_str(&shown(answer).replace(&self.stage.agents, "{agents}"));
         }
 
         let rows = delta(&before, &self.bench.store().counts().await.map_err(|e| e.to_string())?);
