@@ -97,6 +97,7 @@ def config(folder, port):
         "egress": {"allow_private_agents": True},
         # The path to the ack is measured: delivery rows are written, nobody takes them away.
         "delivery": {"concurrency": 0},
+        "quotas": {"open_deliveries": 0},
     }
 
 

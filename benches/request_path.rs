@@ -37,6 +37,7 @@ fn head() -> RequestHead {
         method: Method::POST,
         headers,
         query: None,
+        peer: None,
         received: NOW,
         request_id: RequestId::fresh(NOW),
     }

@@ -28,6 +28,7 @@ use crate::domain::reason::{Failure, ReasonCode, Stop};
 use crate::domain::record::{AuditRecord, Decision};
 use crate::policy::action::{Action, OperatorFacts, ReadAudit, ReplayDelivery, ViewResources};
 use crate::policy::{Denied, Engine};
+use crate::quota::OrgQuotas;
 use crate::store::directory::Directory;
 use crate::store::{LegacyUse, ListFilter, Page, Store};
 use crate::vault::Vault;
@@ -99,6 +100,8 @@ pub struct Admin {
     pub build: fn() -> Option<Arc<str>>,
     /// The run of the matrix that is under way, or the last one.
     pub matrix: matrix::Latest,
+    /// How much each org may use.
+    pub quotas: Arc<OrgQuotas>,
 }
 
 /// An operator's request: who, and under which id it is recorded.

@@ -27,6 +27,8 @@ use crate::ingress::unproved::{FLUSH_EVERY_MS, Unproved};
 use crate::policy::accept::{Passed, Terms};
 use crate::policy::reload::{Done, Reloader, Status};
 use crate::policy::{Engine, History, Snapshot};
+use crate::quota::OrgQuotas;
+use crate::quota::failures::FailureBudgets;
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
 use crate::transport::Transport;
@@ -108,6 +110,12 @@ impl Gateway {
         let (stop, stopping) = watch::channel(false);
         let unproved = Unproved::default();
         let waiting = Waiting::default();
+        let quotas = Arc::new(OrgQuotas::new(config.quotas.clone()));
+        let failures = Arc::new(FailureBudgets::new(
+            config.limits.failures_per_address_per_minute,
+            config.limits.failures_per_ingress_per_minute,
+            &config.trusted_proxies,
+        ));
         let ingress = Ingress {
             store: store.clone(),
             vault: vault.clone(),
@@ -115,6 +123,8 @@ impl Gateway {
             metrics: metrics.clone(),
             clock: clock.clone(),
             unproved: unproved.clone(),
+            quotas: quotas.clone(),
+            failures: failures.clone(),
             waiting: waiting.clone(),
             // Where another process delivers, the answer arrives there.
             synchronous: Duration::from_millis(if config.delivery.concurrency == 0 { 0 } else { config.limits.synchronous_ms }),
@@ -145,6 +155,7 @@ impl Gateway {
             player,
             build: build.unwrap_or(build::build),
             matrix: Arc::default(),
+            quotas,
         };
         let courier = Courier {
             store: store.clone(),
@@ -186,6 +197,7 @@ impl Gateway {
             metrics,
             clock: clock.clone(),
             config: config.clone(),
+            failures,
             draining: stopping.clone(),
         });
         let bind = |address: SocketAddr, router| listen(address, router, &limits, rooms.metrics.clone(), stopping.clone());
@@ -252,6 +264,10 @@ async fn flush(store: Store, unproved: Unproved, clock: Clock, mut stopping: wat
         }
         if last {
             return;
+        }
+        // Whoever removed events took their bytes off in the store only.
+        if let Err(error) = store.refresh_usage().await {
+            tracing::error!(error = %error, "the stored bytes of orgs could not be read");
         }
     }
 }

@@ -41,6 +41,8 @@ pub struct Config {
     pub trusted_proxies: Vec<std::net::IpAddr>,
     /// How long, how many, how large.
     pub limits: Limits,
+    /// How much each org may use, where its resource says nothing else.
+    pub quotas: QuotasSection,
     /// Logs.
     pub log: LogSection,
 }
@@ -311,6 +313,10 @@ pub struct Limits {
     pub session_age_days: u32,
     /// Finishing requests after SIGTERM, in milliseconds.
     pub drain_timeout_ms: u64,
+    /// Requests from one address per minute that may fail to prove themselves; more are answered 429. 0 is no limit.
+    pub failures_per_address_per_minute: u32,
+    /// The same for one webhook address, whoever asks.
+    pub failures_per_ingress_per_minute: u32,
 }
 
 impl Default for Limits {
@@ -335,6 +341,8 @@ impl Default for Limits {
             session_idle_hours: 24,
             session_age_days: 7,
             drain_timeout_ms: 25_000,
+            failures_per_address_per_minute: 100,
+            failures_per_ingress_per_minute: 600,
         }
     }
 }
@@ -343,6 +351,28 @@ impl Limits {
     /// The percentage of one provider; 100 where nothing is said.
     pub fn provider_rate(&self, provider: ProviderKind) -> u32 {
         self.provider_rate_percent.get(&provider).copied().unwrap_or(100)
+    }
+}
+
+/// `quotas`: defaults for orgs; 0 is no limit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct QuotasSection {
+    /// Events per second.
+    pub events_per_second: u32,
+    /// Events at once after a pause; 0 means as many as per second.
+    pub burst: u32,
+    /// Deliveries that are not settled.
+    pub open_deliveries: u64,
+    /// Bytes of stored events.
+    pub stored_bytes: u64,
+    /// Refusals that are recorded per tenant and UTC day; more are only counted.
+    pub refusals_per_day: u64,
+}
+
+impl Default for QuotasSection {
+    fn default() -> Self {
+        Self { events_per_second: 0, burst: 0, open_deliveries: 100_000, stored_bytes: 0, refusals_per_day: 10_000 }
     }
 }
 

@@ -11,6 +11,7 @@ pub mod installation;
 pub mod lifecycle;
 pub mod matrix;
 pub mod message;
+pub mod quota;
 pub mod reason;
 pub mod record;
 pub mod rollout;

@@ -1,6 +1,7 @@
 //! Doors: the two listeners, their routers and their limits. Nothing else names axum. Floor 8.
 
 mod api;
+mod budget;
 mod extract;
 mod framing;
 mod import;
@@ -17,6 +18,7 @@ mod webhooks;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::middleware;
 use axum::routing::{any, get, post};
 
 use crate::admin::Admin;
@@ -26,6 +28,7 @@ use crate::domain::clock::Clock;
 use crate::egress::Egress;
 use crate::ingress::Ingress;
 use crate::policy::Engine;
+use crate::quota::failures::FailureBudgets;
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
 use crate::vault::Vault;
@@ -54,6 +57,8 @@ pub struct Rooms {
     pub clock: Clock,
     /// Limits and aliases.
     pub config: Config,
+    /// How many requests may fail to prove themselves.
+    pub failures: Arc<FailureBudgets>,
     /// Set while draining: not ready any more.
     pub draining: tokio::sync::watch::Receiver<bool>,
 }
@@ -108,5 +113,6 @@ pub fn operator(rooms: &Arc<Rooms>) -> Router {
         .route("/v1/{kind}/{id}", get(api::get).put(api::put).delete(api::delete))
         .fallback(respond::not_found)
         .method_not_allowed_fallback(respond::method_not_allowed)
+        .layer(middleware::from_fn_with_state(rooms.clone(), budget::operators))
         .with_state(rooms.clone())
 }

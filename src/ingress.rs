@@ -3,6 +3,7 @@
 //! Order, which no field of a request can change: path, limits, headers' proof, body, signature, one strict parse, binding,
 //! rollout, policy, one transaction, answer. Nothing durable happens before proof. Floor 7.
 
+mod limits;
 mod synchronous;
 pub mod unproved;
 
@@ -23,6 +24,8 @@ use crate::domain::reason::{Failure, ReasonCode, Refusal, Stop};
 use crate::domain::record::{Decision, RefusalRecord};
 use crate::policy::{Denied, Engine, Snapshot};
 use crate::providers;
+use crate::quota::OrgQuotas;
+use crate::quota::failures::FailureBudgets;
 use crate::routing::{self, Routed, Unrouted};
 use crate::store::directory::{Directory, Kept};
 use crate::store::{AcceptRequest, Acceptance, NewEvent, Store};
@@ -48,6 +51,10 @@ pub struct Ingress {
     pub clock: Clock,
     /// Counts what never got as far as a record.
     pub unproved: Unproved,
+    /// How much each org may use.
+    pub quotas: Arc<OrgQuotas>,
+    /// How many requests may fail to prove themselves.
+    pub failures: Arc<FailureBudgets>,
     /// Where agents' answers arrive that providers wait for.
     pub waiting: Waiting,
     /// How long they are waited for; zero asks nobody.
@@ -65,6 +72,8 @@ pub enum Outcome {
     Handshake(String),
     /// Refused before proof, or our own trouble: the code's status says what to do.
     Stopped(ReasonCode),
+    /// Refused for now: send it again after so many seconds.
+    Later(ReasonCode, u64),
 }
 
 impl Ingress {
@@ -73,19 +82,23 @@ impl Ingress {
         let began = Instant::now();
         let outcome = match self.pipeline(&head, body).await {
             Ok(outcome) => outcome,
-            Err((profile, stop)) => self.stopped(&head, profile.as_ref().map(|p| &p.item), &stop),
+            Err(Ended { profile, stop, proved }) => {
+                let profile = profile.as_ref().map(|p| &p.item);
+                let later = if proved { None } else { self.over_failure_budget(&head, profile, stop.code()) };
+                later.unwrap_or_else(|| self.stopped(&head, profile, &stop))
+            }
         };
         self.metrics.ingress_took(began.elapsed().as_secs_f64());
         outcome
     }
 
-    async fn pipeline(&self, head: &RequestHead, body: impl BodySource) -> Result<Outcome, (Option<Arc<Kept<AppProfile>>>, Stop)> {
+    async fn pipeline(&self, head: &RequestHead, body: impl BodySource) -> Result<Outcome, Ended> {
         let directory = self.store.directory();
-        let identified = identify(head, &directory).map_err(|stop| (None, stop))?;
+        let identified = identify(head, &directory).map_err(|stop| Ended { profile: None, stop, proved: false })?;
         let kept = identified.unverified_profile().clone();
         let claimed = &kept.item;
-        let stop = |stop: Stop| (Some(kept.clone()), stop);
-        let refuse = |code: ReasonCode| (Some(kept.clone()), Stop::from(code));
+        let stop = |stop: Stop| Ended { profile: Some(kept.clone()), stop, proved: false };
+        let refuse = |code: ReasonCode| stop(code.into());
 
         if head.method == Method::GET {
             let challenge = identified.handshake(head, &self.vault).map_err(stop)?;
@@ -112,7 +125,7 @@ impl Ingress {
         if proved.slot() == providers::SecretSlot::Previous {
             self.metrics.previous_secret_used(claimed.provider);
         }
-        self.proved(head, &body, &proved, &directory).await.map_err(stop)
+        self.proved(head, &body, &proved, &directory).await.map_err(|end| Ended { proved: true, ..stop(end) })
     }
 
     /// From here on the sender is known: every refusal is recorded and answered 200.
@@ -145,7 +158,16 @@ impl Ingress {
             }
             return Err(stop);
         }
-        self.accept(draft).await
+        let admitted = self.within_quotas(directory, &mut draft).await?;
+        let Some(over) = admitted.over else { return self.accept(draft).await };
+        // It comes again, and its refusals with it.
+        draft.request.refusals.clear();
+        draft.request.denials.clear();
+        draft.awaited = None;
+        if !draft.request.events.is_empty() || !draft.request.shifts.is_empty() {
+            self.accept(draft).await?;
+        }
+        Ok(Outcome::Later(over.code, over.retry_after_s))
     }
 
     fn decide_all(&self, directory: &Directory, bindings: Vec<Binding>, draft: &mut Draft<'_>) -> Result<(), Stop> {
@@ -248,10 +270,13 @@ impl Ingress {
     }
 
     /// One transaction; 200 only after it is on disk.
-    async fn accept(&self, draft: Draft<'_>) -> Result<Outcome, Stop> {
+    async fn accept(&self, mut draft: Draft<'_>) -> Result<Outcome, Stop> {
+        let capped = self.cap_refusals(&mut draft);
         let Draft { profile, request, mut awaited, .. } = draft;
         if request.events.is_empty() && request.refusals.is_empty() && request.shifts.is_empty() {
-            self.metrics.ingress(profile.provider, Some(profile.owner.mode()), "accepted", None);
+            if !capped {
+                self.metrics.ingress(profile.provider, Some(profile.owner.mode()), "accepted", None);
+            }
             return Ok(Outcome::Settled);
         }
         let refused: Vec<ReasonCode> = request.refusals.iter().map(|r| r.code).collect();
@@ -355,6 +380,15 @@ fn within_limits(head: &RequestHead, identified: &Identified) -> Result<usize, R
         return Err(ReasonCode::IngressBodyTooLarge);
     }
     Ok(edge.body_bytes_max)
+}
+
+/// Why a request ended early, and how far it got.
+struct Ended {
+    /// The profile that it claimed.
+    profile: Option<Arc<Kept<AppProfile>>>,
+    stop: Stop,
+    /// It was proved before.
+    proved: bool,
 }
 
 /// What the one transaction will hold.

@@ -334,6 +334,7 @@ pub mod ingress;
 pub mod matrix;
 pub mod policy;
 pub mod providers;
+pub mod quota;
 pub mod rollout;
 pub mod routing;
 pub mod store;

@@ -19,6 +19,7 @@ mod shred;
 mod sqlite;
 mod terms;
 mod upgrade;
+mod usage;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -50,6 +51,7 @@ use content::SealedRequest;
 use directory::Directory;
 use outbox::Outbox;
 use sessions::Touched;
+use usage::StoredBytes;
 
 /// Rows that a sweep looks at, and at most removes, at a time.
 const SWEEP_ROWS: i64 = 1_000;
@@ -73,6 +75,7 @@ struct Inner {
     reloading: tokio::sync::Mutex<()>,
     outbox: Arc<Mutex<Outbox>>,
     touched: Arc<Mutex<Touched>>,
+    stored_bytes: Arc<Mutex<StoredBytes>>,
     committed: watch::Receiver<u64>,
     writer: std::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
     // Held for as long as the store is open: a second process must not write the same file.
@@ -103,6 +106,7 @@ impl Store {
         // Nobody is at work on what the last process leased; it waits for its lease and takes nobody's slot.
         lock(&outbox).rebuild(open.into_iter().map(|open| outbox::Open { leased: false, ..open }));
         let touched = Arc::new(Mutex::new(queries::touched(&mut writing).await?));
+        let stored_bytes = Arc::new(Mutex::new(usage::stored_bytes_by_org(&mut writing).await?));
         let (jobs, queue) = mpsc::channel(limits.queue_max);
         let writer = tokio::spawn(writer::run(
             queue,
@@ -113,7 +117,7 @@ impl Store {
                 age_ms: i64::from(limits.session_age_days) * 86_400_000,
             },
             committing,
-            (outbox.clone(), touched.clone()),
+            (outbox.clone(), touched.clone(), stored_bytes.clone()),
             log_pages.clone(),
         ));
         tokio::spawn(sqlite::checkpoints(opened.checkpointer, committed.clone(), log_pages));
@@ -125,6 +129,7 @@ impl Store {
             reloading: tokio::sync::Mutex::new(()),
             outbox,
             touched,
+            stored_bytes,
             committed,
             writer: std::sync::Mutex::new(Some(writer)),
             _lock: opened.lock,
@@ -355,6 +360,7 @@ impl Store {
             }
             counts.push((piece.name, wiped));
         }
+        self.refresh_usage().await?;
         Ok((counts, left > 0))
     }
 

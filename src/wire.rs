@@ -8,6 +8,7 @@ pub mod waiting;
 
 use std::fmt;
 use std::future::Future;
+use std::net::IpAddr;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method};
@@ -32,6 +33,8 @@ pub struct RequestHead {
     pub headers: HeaderMap,
     /// The query, undecoded.
     pub query: Option<String>,
+    /// The address that the connection comes from, where there is one.
+    pub peer: Option<IpAddr>,
     /// When the head was here.
     pub received: Timestamp,
     /// The request's own id, for logs and records.

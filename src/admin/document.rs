@@ -13,6 +13,7 @@ use crate::domain::installation::{
     AgentStatus, AnswerKind, DeliveryFormat, ExternalAccount, Former, InstallationStatus, Mode, Ownership, ProviderKind, Selector,
     SessionScope,
 };
+use crate::domain::quota::Quotas;
 use crate::domain::reason::ReasonCode;
 use crate::domain::secret::Secret;
 
@@ -64,6 +65,8 @@ pub(super) struct OrgSpec {
     pub(super) suspended: bool,
     #[serde(default)]
     pub(super) fallback_opt_in: BTreeSet<ProviderKind>,
+    #[serde(default)]
+    pub(super) quotas: Quotas,
 }
 
 #[derive(Debug, Deserialize)]

@@ -271,7 +271,7 @@ impl<'a> Plan<'a> {
 
     fn org(&mut self, spec: OrgSpec) -> Result<(), AdminError> {
         let name = spec.name.unwrap_or_else(|| spec.id.to_string());
-        let org = Org { id: spec.id, name, suspended: spec.suspended, fallback_opt_in: spec.fallback_opt_in };
+        let org = Org { id: spec.id, name, suspended: spec.suspended, fallback_opt_in: spec.fallback_opt_in, quotas: spec.quotas };
         if org.id.as_str() == "platform" {
             return Err(AdminError::new(ReasonCode::AdminResourceInvalid, "orgs `platform`: the word means the platform itself"));
         }

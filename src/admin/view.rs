@@ -9,6 +9,7 @@ use crate::crypto;
 use crate::domain::guard::{Guard, stands};
 use crate::domain::ids::{AgentId, BindingId, InstallationId, OrgId, ProfileId};
 use crate::domain::reason::ReasonCode;
+use crate::quota::Tenant;
 use crate::store::LegacyUse;
 use crate::store::directory::{Directory, Kept};
 
@@ -108,6 +109,7 @@ impl Admin {
         let uses = self.legacy_uses(&directory, kind).await?;
         self.finished(kind, &mut item, &uses);
         self.with_standing(kind, id, &mut item).await?;
+        self.with_usage(&directory, kind, id, &mut item);
         Ok(item)
     }
 
@@ -148,6 +150,21 @@ impl Admin {
         object.insert("unreachable".into(), json!(unreachable));
         object.insert("advice".into(), json!(advice));
         Ok(())
+    }
+
+    /// An org is shown with its limits in force and what it uses of them; null where there is no limit.
+    fn with_usage(&self, directory: &Directory, kind: &str, id: &str, item: &mut Json) {
+        let ("orgs", Ok(id), Some(object)) = (kind, OrgId::parse(id), item.as_object_mut()) else { return };
+        let Some(org) = directory.orgs.get(&id) else { return };
+        let (limits, used) = (self.quotas.limits(&org.item), self.store.usage(&id));
+        let (refusals, refusals_max) = self.quotas.refusals_today(&Tenant::Org(id), self.clock.now());
+        let usage = json!({
+            "events_per_second": {"limit": limits.events.map(|(rate, _)| rate), "burst": limits.events.map(|(_, burst)| burst)},
+            "open_deliveries": {"used": used.open_deliveries, "limit": limits.open_deliveries},
+            "stored_bytes": {"used": used.stored_bytes, "limit": limits.stored_bytes},
+            "refusals_today": {"used": refusals, "limit": refusals_max},
+        });
+        object.insert("usage".into(), usage);
     }
 
     /// A profile is shown with the address to give to its provider.

@@ -113,6 +113,9 @@ fn validate(config: &Config) -> Result<(), ConfigError> {
     if limits.header_bytes_max < 8192 {
         return no("limits.header_bytes_max must be at least 8192");
     }
+    if config.quotas.burst > 0 && config.quotas.events_per_second == 0 {
+        return no("quotas.burst needs quotas.events_per_second");
+    }
     for path in config.ingress.aliases.keys() {
         if !path.starts_with('/') || path.starts_with("/webhooks/") || path.starts_with("/v1/") || path.starts_with("/sdk/") {
             return no(&format!("ingress.aliases: `{path}` must start with / and not shadow an address of the gateway"));

@@ -84,7 +84,7 @@ impl World {
 
     pub fn org(&mut self, org: &str, opted_in: bool) {
         let fallback_opt_in = opted_in.then_some(ProviderKind::Slack).into_iter().collect();
-        let item = Org { id: org_id(org), name: org.into(), suspended: false, fallback_opt_in };
+        let item = Org { id: org_id(org), name: org.into(), suspended: false, fallback_opt_in, quotas: Default::default() };
         self.directory.orgs.insert(org_id(org), Arc::new(Kept { item, secrets: vec![], updated: NOW }));
     }
 

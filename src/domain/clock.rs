@@ -117,7 +117,8 @@ impl Clock {
         }
     }
 
-    fn steady_ms(&self) -> i64 {
+    /// Milliseconds since the clock was made. Never goes back, whatever happens to the wall clock.
+    pub fn steady_ms(&self) -> i64 {
         match &self.0.source {
             Source::System { began } => i64::try_from(began.elapsed().as_millis()).unwrap_or(i64::MAX),
             Source::Manual { steady, .. } => steady.load(Ordering::SeqCst),

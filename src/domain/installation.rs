@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::clock::Timestamp;
 use super::ids::{AgentId, BindingId, InstallationId, OrgId, ProfileId};
 use super::lifecycle::StatusReason;
+use super::quota::Quotas;
 
 /// A messaging provider. Data everywhere; only `providers` and the provider files know what one is like.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -117,6 +118,9 @@ pub struct Org {
     pub suspended: bool,
     /// Providers for which platform fallback is opted in.
     pub fallback_opt_in: BTreeSet<ProviderKind>,
+    /// How much it may use.
+    #[serde(default, skip_serializing_if = "Quotas::is_empty")]
+    pub quotas: Quotas,
 }
 
 /// One provider app.

@@ -83,6 +83,7 @@ reasons! {
     AuthnRouteAmbiguous "authn.route_ambiguous" 503 true "More than one installation claims the account that the event names.";
     AuthnIdentityMissing "authn.identity_missing" 200 false "A field that names the account is absent, null or of the wrong type.";
     AuthnIdentityInvalid "authn.identity_invalid" 200 false "A field that names the account or the event is too long or holds control characters.";
+    AuthnThrottled "authn.throttled" 429 true "Too many requests from this address, or for this webhook address, failed to prove themselves; so did this one.";
 
     IngressMethod "ingress.method" 405 false "This address does not take that method.";
     IngressMediaType "ingress.media_type" 415 false "The media type is none that this provider sends.";
@@ -102,6 +103,10 @@ reasons! {
     IngressPayloadMalformed "ingress.payload_malformed" 200 false "The body is not what this provider sends.";
     IngressSelfAuthored "ingress.self_authored" 200 false "The app wrote the message itself; delivering it would be a loop.";
     IngressHandshake "ingress.handshake" 200 false "The provider checked the address and was answered.";
+
+    QuotaEventsRate "quota.events_rate" 429 true "The org sends more events per second than its quota.";
+    QuotaOpenDeliveries "quota.open_deliveries" 429 true "The org has as many open deliveries as its quota.";
+    QuotaStoredBytes "quota.stored_bytes" 429 true "The store holds as many bytes of the org's events as its quota.";
 
     ClockSuspect "clock.suspect" 503 true "The wall clock stepped by more than a minute; signed times are not judged until it is believed again.";
 

@@ -1,10 +1,11 @@
 //! Requests as the rooms take them: bodies with a cap and a deadline, tokens, ids.
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
+use http::{Extensions, HeaderMap};
 use http_body_util::BodyExt as _;
 
 use crate::config::Limits;
@@ -55,6 +56,11 @@ impl BodySource for HttpBody {
         }
         tokio::time::timeout(timeout, read).await.unwrap_or(Err(ReasonCode::IngressBodyTimeout))
     }
+}
+
+/// The address that the request's connection comes from. Nothing that a header says of it is read.
+pub(super) fn peer(extensions: &Extensions) -> Option<IpAddr> {
+    extensions.get::<SocketAddr>().map(SocketAddr::ip)
 }
 
 /// The token of `Authorization: Bearer`, sent once.

@@ -70,9 +70,9 @@ async fn accept(listener: TcpListener, router: Router, limits: Limits, metrics: 
             () = down(&mut shutdown) => break,
         };
         let Ok(slot) = slot else { break };
-        let stream = tokio::select! {
+        let (stream, peer) = tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(error = %error, "could not accept a connection");
                     tokio::time::sleep(EXHAUSTED_REST).await;
@@ -85,7 +85,7 @@ async fn accept(listener: TcpListener, router: Router, limits: Limits, metrics: 
         let (builder, router, metrics, mut shutdown) = (builder.clone(), router.clone(), metrics.clone(), shutdown.clone());
         tokio::spawn(async move {
             let _slot = slot;
-            let connection = connection(&builder, stream, router, metrics, header_bytes_max);
+            let connection = connection(&builder, stream, peer, router, metrics, header_bytes_max);
             tokio::pin!(connection);
             tokio::select! {
                 _ = &mut connection => return,
@@ -109,6 +109,7 @@ type Connection<S> = hyper::server::conn::http1::Connection<TokioIo<Watched<TcpS
 fn connection(
     builder: &hyper::server::conn::http1::Builder,
     stream: TcpStream,
+    peer: SocketAddr,
     router: Router,
     metrics: Arc<Metrics>,
     header_bytes_max: usize,
@@ -116,7 +117,9 @@ fn connection(
     impl hyper::service::Service<hyper::Request<Incoming>, Response = hyper::Response<Body>, Error = std::convert::Infallible, Future: Send>,
 > {
     let (stream, ambiguous) = Watched::new(stream);
-    let service = service_fn(move |request: hyper::Request<Incoming>| {
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        // Failure budgets are by address.
+        request.extensions_mut().insert(peer);
         let (router, metrics, ambiguous) = (router.clone(), metrics.clone(), ambiguous.clone());
         async move { Ok(answer(router, &metrics, &ambiguous, header_bytes_max, request).await) }
     });

@@ -6,19 +6,19 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use futures_util::stream::try_unfold;
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderValue, Request, header};
 
-use super::Rooms;
 use super::extract::bearer;
-use super::respond::{answered, problem_response};
+use super::respond::answered;
+use super::{Rooms, budget};
 use crate::authn::agent::authenticate;
 use crate::domain::ids::RequestId;
 
-pub(super) async fn fetch(State(rooms): State<Arc<Rooms>>, Path(ticket): Path<String>, headers: HeaderMap) -> Response {
+pub(super) async fn fetch(State(rooms): State<Arc<Rooms>>, Path(ticket): Path<String>, request: Request<Body>) -> Response {
     let id = RequestId::fresh(rooms.clock.now());
-    let principal = match authenticate(bearer(&headers), &rooms.store.directory(), &rooms.vault) {
+    let principal = match authenticate(bearer(request.headers()), &rooms.store.directory(), &rooms.vault) {
         Ok(principal) => principal,
-        Err(code) => return problem_response(code, "send the agent's token as Authorization: Bearer", &id),
+        Err(code) => return budget::refused(&rooms, request.extensions(), code, "send the agent's token as Authorization: Bearer", &id),
     };
     let media = match rooms.egress.media(&principal, &ticket, &id).await {
         Ok(media) => media,

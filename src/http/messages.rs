@@ -8,6 +8,7 @@ use axum::response::Response;
 use http::Request;
 
 use super::Rooms;
+use super::budget::refused;
 use super::extract::{HttpBody, bearer};
 use super::respond::{answered, problem_response};
 use crate::authn::agent::authenticate;
@@ -20,7 +21,7 @@ pub(super) async fn send(State(rooms): State<Arc<Rooms>>, request: Request<Body>
     // The token first: a stranger's body is not read.
     let principal = match authenticate(bearer(&parts.headers), &rooms.store.directory(), &rooms.vault) {
         Ok(principal) => principal,
-        Err(code) => return problem_response(code, "send the agent's token as Authorization: Bearer", &id),
+        Err(code) => return refused(&rooms, &parts.extensions, code, "send the agent's token as Authorization: Bearer", &id),
     };
     let body = match HttpBody::new(body, &rooms.config.limits).read(rooms.config.limits.api_body_bytes_max).await {
         Ok(body) => body,

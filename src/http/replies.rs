@@ -9,6 +9,7 @@ use axum::response::Response;
 use http::Request;
 
 use super::Rooms;
+use super::budget::refused;
 use super::extract::HttpBody;
 use super::respond::{answered, closing, problem_response};
 use crate::domain::ids::RequestId;
@@ -19,7 +20,8 @@ pub(super) async fn reply(State(rooms): State<Arc<Rooms>>, Path(ticket): Path<St
     let id = RequestId::fresh(rooms.clock.now());
     // The ticket first: a stranger's body is not read.
     let Some(ticket) = rooms.egress.reply_ticket(&ticket) else {
-        return closing(problem_response(ReasonCode::EgressNotFound, "no such reply address, or no more", &id));
+        let code = ReasonCode::EgressNotFound;
+        return closing(refused(&rooms, request.extensions(), code, "no such reply address, or no more", &id));
     };
     let body = match HttpBody::new(request.into_body(), &rooms.config.limits).read(rooms.config.limits.api_body_bytes_max).await {
         Ok(body) => body,

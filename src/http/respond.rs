@@ -45,6 +45,13 @@ pub(super) fn constant(code: ReasonCode) -> Response {
     response
 }
 
+/// The constant answer of a code, with the seconds after which to try again.
+pub(super) fn constant_later(code: ReasonCode, seconds: u64) -> Response {
+    let mut response = constant(code);
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    response
+}
+
 /// The same response, and no further request on its connection.
 pub(super) fn closing(mut response: Response) -> Response {
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -58,6 +65,7 @@ pub(super) fn webhook(outcome: Outcome, allow: &'static str) -> Response {
         Outcome::Settled => StatusCode::OK.into_response(),
         Outcome::Answered(body) => ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response(),
         Outcome::Handshake(challenge) => plain(StatusCode::OK, challenge),
+        Outcome::Later(code, seconds) => constant_later(code, seconds),
         Outcome::Stopped(code) => {
             let mut response = constant(code);
             match code {

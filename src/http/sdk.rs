@@ -9,9 +9,9 @@ use axum::response::{IntoResponse as _, Response};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Request, StatusCode, header};
 
-use super::Rooms;
 use super::extract::{HttpBody, bearer};
 use super::respond::{closing, not_found};
+use super::{Rooms, budget};
 use crate::authn::agent::{authenticate, uploader};
 use crate::authn::principal::AgentPrincipal;
 use crate::domain::ids::RequestId;
@@ -32,7 +32,9 @@ pub(super) async fn call(State(rooms): State<Arc<Rooms>>, Path((provider, _)): P
     match read(&rooms, provider, &parts, body).await {
         Ok((principal, call)) => respond(rooms.egress.sdk(principal, call, id).await),
         Err(Unread { code, detail, body_left }) => {
-            let response = respond(SdkAnswer::refusal(provider, code, detail, None, &id));
+            let wait = if code == ReasonCode::AuthnTokenUnknown { budget::failed(&rooms, &parts.extensions, "agent") } else { None };
+            let code = if wait.is_some() { ReasonCode::AuthnThrottled } else { code };
+            let response = respond(SdkAnswer::refusal(provider, code, detail, wait, &id));
             if body_left { closing(response) } else { response }
         }
     }

@@ -8,11 +8,11 @@ use axum::response::Response;
 use http::Request;
 
 use super::Rooms;
-use super::extract::HttpBody;
+use super::budget;
+use super::extract::{HttpBody, peer};
 use super::respond;
 use crate::domain::ids::{ProfileId, RequestId};
 use crate::domain::installation::ProviderKind;
-use crate::domain::reason::ReasonCode;
 use crate::providers;
 use crate::wire::RequestHead;
 
@@ -23,7 +23,7 @@ pub(super) async fn receive(
 ) -> Response {
     match ProviderKind::parse(&provider) {
         Some(provider) => take(&rooms, provider, ingress_id, request).await,
-        None => respond::constant(ReasonCode::AuthnUnknownLocator),
+        None => budget::unknown_address(&rooms, request.extensions()),
     }
 }
 
@@ -36,7 +36,7 @@ pub(super) async fn receive_alias(profile: String, State(rooms): State<Arc<Rooms
             rooms.metrics.alias_used(&profile);
             take(&rooms, provider, ingress_id, request).await
         }
-        None => respond::constant(ReasonCode::AuthnUnknownLocator),
+        None => budget::unknown_address(&rooms, request.extensions()),
     }
 }
 
@@ -49,6 +49,7 @@ async fn take(rooms: &Rooms, provider: ProviderKind, ingress_id: String, request
         method: parts.method,
         query: parts.uri.query().map(str::to_owned),
         headers: parts.headers,
+        peer: peer(&parts.extensions),
         received,
         request_id: RequestId::fresh(received),
     };

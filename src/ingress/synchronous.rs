@@ -35,6 +35,13 @@ pub(super) struct Awaited {
     wait: Wait,
 }
 
+impl Awaited {
+    /// The event whose answer it is.
+    pub(super) fn event(&self) -> &EventId {
+        &self.event
+    }
+}
+
 impl Ingress {
     /// Whether this event's answer may be the agent's.
     pub(super) fn ask_for_answer(&self, policy: &Snapshot, directory: &Directory, routed: &Routed) -> Option<Asked> {

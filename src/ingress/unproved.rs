@@ -1,11 +1,11 @@
-//! Refusals before proof cost no database write: they are counted here and written once a minute, one line for each
-//! profile and reason, so that an operator sees an attack and an attacker cannot fill the audit.
+//! Refusals before proof, and those over a quota, cost no database write: they are counted here and written once a minute, one
+//! line for each profile, org and reason, so that an operator sees an attack and an attacker cannot fill the audit.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::domain::clock::Timestamp;
-use crate::domain::ids::ProfileId;
+use crate::domain::ids::{OrgId, ProfileId};
 use crate::domain::installation::ProviderKind;
 use crate::domain::reason::ReasonCode;
 use crate::domain::record::AuditRecord;
@@ -13,16 +13,21 @@ use crate::domain::record::AuditRecord;
 /// How often the counts are written.
 pub const FLUSH_EVERY_MS: u64 = 60_000;
 
-type Counts = BTreeMap<(ProviderKind, Option<ProfileId>, ReasonCode), u64>;
+type Counts = BTreeMap<(ProviderKind, Option<ProfileId>, Option<OrgId>, ReasonCode), u64>;
 
-/// Counts of refusals. Bounded: declared profiles times reason codes.
+/// Counts of refusals. Bounded: declared profiles times their orgs times reason codes.
 #[derive(Clone, Debug, Default)]
 pub struct Unproved(Arc<Mutex<Counts>>);
 
 impl Unproved {
     /// One more.
     pub fn count(&self, provider: ProviderKind, profile: Option<ProfileId>, code: ReasonCode) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry((provider, profile, code)).or_default() += 1;
+        self.count_of(provider, profile, None, code);
+    }
+
+    /// One more of an org.
+    pub fn count_of(&self, provider: ProviderKind, profile: Option<ProfileId>, org: Option<OrgId>, code: ReasonCode) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry((provider, profile, org, code)).or_default() += 1;
     }
 
     /// Takes the counts as audit lines.
@@ -30,12 +35,12 @@ impl Unproved {
         let counts = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
         counts
             .into_iter()
-            .map(|((provider, profile, code), count)| AuditRecord {
+            .map(|((provider, profile, org, code), count)| AuditRecord {
                 at: now,
                 actor: "gateway".into(),
                 action: "request.refuse",
                 target: profile.map_or_else(|| provider.to_string(), |p| p.to_string()),
-                org: None,
+                org,
                 outcome: "refused",
                 code: Some(code),
                 decision: None,

@@ -12,6 +12,9 @@ use crate::domain::clock::Timestamp;
 use crate::domain::installation::{Mode, ProviderKind};
 use crate::providers::{self, Sample};
 
+/// What makes an event's id its own, where a row says nothing else.
+pub(super) const NONCE: u64 = 71;
+
 /// What a request is made from: the app it is addressed to and the others.
 pub(super) struct Stage<'p> {
     pub setting: &'p Setting,
@@ -154,7 +157,7 @@ impl<'p> Stage<'p> {
             app_id: Some(app.app_id),
             conversation: self.conversation(),
             text: "hello",
-            nonce: when.nonce.unwrap_or(71),
+            nonce: when.nonce.unwrap_or(NONCE),
             now,
         };
         let (body, media_type) = providers::of(self.provider).sample(&sample).ok_or("the provider makes up no such body")?;

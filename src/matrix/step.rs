@@ -29,7 +29,7 @@ pub struct Step {
     pub apply: Option<Value>,
     /// The same request so many times at once.
     pub at_once: Option<usize>,
-    /// Each of them under an idempotency key of its own.
+    /// Each of them is another message, or another event: from its nonce on.
     pub fresh_keys: bool,
     /// Somebody else holds the store's lock until they are answered.
     pub store_held: bool,

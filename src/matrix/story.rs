@@ -11,7 +11,8 @@ use super::judge::{at, delta, redacted};
 use super::loopback::{Answer, Asked};
 use super::outside::{self, Outside};
 use super::play::Played;
-use super::stage::Stage;
+use super::row::When;
+use super::stage::{NONCE, Stage};
 use super::step::{Says, Send, Step};
 use super::wire::{Request, Response, once};
 use super::world::{self, PREFIX};
@@ -91,7 +92,9 @@ impl Story<'_> {
         self.stage.session = kept.last_session().await.map_err(|e| e.to_string())?.unwrap_or_default();
         let (before, audited) = (kept.counts().await.map_err(|e| e.to_string())?, kept.audited().await.map_err(|e| e.to_string())?);
         let metrics = self.bench.metrics().await?;
-        let (what, answers) = self.act(step).await?;
+        let (what, mut answers) = self.act(step).await?;
+        // Which of many at once is answered how is nobody's to say.
+        answers.sort_by_key(|answer| answer.status);
         if let Some(attempts) = step.settled {
             self.bench.settled(attempts).await?;
         }
@@ -107,8 +110,7 @@ impl Story<'_> {
                 wrong.push(format!("step {number}, {what}: {why}"));
             }
         };
-        let mut statuses: Vec<u16> = answers.iter().map(|a| a.status).collect();
-        statuses.sort_unstable();
+        let statuses: Vec<u16> = answers.iter().map(|a| a.status).collect();
         no(statuses.iter().all(|s| *s < 500 || [502, 503, 504].contains(s)), format!("{statuses:?} is never answered"));
         if let Some(wanted) = &expect.statuses {
             no(statuses == *wanted, format!("statuses {statuses:?}"));
@@ -240,9 +242,13 @@ impl Story<'_> {
         let many = step.at_once.unwrap_or(1);
         let times = if many > 1 { format!(", {many} at once") } else { String::new() };
         if let Some(when) = &step.webhook {
-            let request = self.stage.request(when, self.bench.clock.now())?;
+            let mut requests = Vec::with_capacity(many);
+            for n in (0u64..).take(many) {
+                let nonce = if step.fresh_keys { Some(when.nonce.unwrap_or(NONCE) + n) } else { when.nonce };
+                requests.push(self.stage.request(&When { nonce, ..when.clone() }, self.bench.clock.now())?);
+            }
             let what = format!("webhook {}{times}", when.sample.as_deref().unwrap_or("message"));
-            return Ok((what, self.all((0..many).map(|_| request.clone()), step.store_held).await?));
+            return Ok((what, self.all(requests.into_iter(), step.store_held).await?));
         }
         if let Some(send) = &step.send {
             let what = format!("{}'s agent sends{times}", send.who);

@@ -26,6 +26,7 @@ pub(super) fn head(provider: ProviderKind, headers: &[(&str, &str)]) -> RequestH
         method: Method::POST,
         headers: map,
         query: None,
+        peer: None,
         received: NOW,
         request_id: RequestId::parse("req_1").unwrap(),
     }

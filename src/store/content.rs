@@ -61,8 +61,21 @@ fn seal_event(keys: &ContentKeys, event: &NewEvent) -> Result<SealedEvent, Store
     Ok(SealedEvent {
         content: seal(&key, EVENTS, event.id.as_str(), &packed(&[event.provider_event_id.as_bytes(), &normal, &event.raw]))?,
         session: session_digest(&key, event.session_key.as_str()),
-        dedupe: if event.dedupe_is_personal { key.digest("dedupe", &event.dedupe_key) } else { event.dedupe_key.clone() },
+        dedupe: dedupe(&key, event),
     })
+}
+
+/// The identity of an event within its installation, as its row holds it.
+fn dedupe(key: &ContentKey, event: &NewEvent) -> String {
+    if event.dedupe_is_personal { key.digest("dedupe", &event.dedupe_key) } else { event.dedupe_key.clone() }
+}
+
+/// The same for an event that is looked for.
+///
+/// # Errors
+/// [`StoreError::KeyMissing`].
+pub(super) fn dedupe_of(keys: &ContentKeys, event: &NewEvent) -> Result<String, StoreError> {
+    Ok(dedupe(&*key_of(keys, Some(&event.route.org))?, event))
 }
 
 /// An org whose key was destroyed has its refusals counted and their bodies not kept.

@@ -10,7 +10,7 @@
 //! (`docs/agents.md`). A session that cannot go waits where a claim does not look: a claim costs what it hands out and what
 //! became due since the last one, however many conversations wait behind an agent.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque, hash_map};
 use std::sync::Arc;
 
 use super::terms::Claiming;
@@ -145,6 +145,8 @@ pub(super) struct Outbox {
     turn: u64,
     under_way: usize,
     open: usize,
+    /// Open deliveries by org.
+    open_of: HashMap<Arc<str>, usize>,
     stale: bool,
 }
 
@@ -186,6 +188,11 @@ impl Outbox {
         self.open
     }
 
+    /// How many of an org are open.
+    pub(super) fn open_of(&self, org: &str) -> usize {
+        self.open_of.get(org).copied().unwrap_or(0)
+    }
+
     /// Whether the rows must be read anew first.
     pub(super) fn is_stale(&self) -> bool {
         self.stale
@@ -216,6 +223,7 @@ impl Outbox {
             None => self.begin(open),
         };
         let Some(queue) = self.sessions.get_mut(&key) else { return };
+        *self.open_of.entry(queue.org.clone()).or_default() += 1;
         let behind = queue.entries.partition_point(|e| e.seq < open.seq);
         queue.entries.insert(behind, Entry { seq: open.seq, at_ms: open.at_ms });
         self.open += 1;
@@ -491,6 +499,12 @@ impl Outbox {
             _ => {
                 queue.entries.remove(at);
                 self.open = self.open.saturating_sub(1);
+                if let hash_map::Entry::Occupied(mut open) = self.open_of.entry(queue.org.clone()) {
+                    *open.get_mut() = open.get().saturating_sub(1);
+                    if *open.get() == 0 {
+                        open.remove();
+                    }
+                }
             }
         }
         let (is_empty, leased) = (queue.entries.is_empty(), queue.place);

@@ -136,7 +136,7 @@ pub(super) async fn insert_dedupe(
 }
 
 /// A dedupe key with its parts turned round: the provider's own id, which grows, before the account, which does not.
-fn tail_first(key: &str) -> String {
+pub(super) fn tail_first(key: &str) -> String {
     let mut turned = String::with_capacity(key.len());
     for part in key.rsplit(':') {
         if !turned.is_empty() {

@@ -5,7 +5,7 @@ use sqlx::{AssertSqlSafe, SqlitePool};
 use super::conn::Conn;
 use super::queries::{apply, run};
 use super::writer::failed;
-use super::{Change, StoreError};
+use super::{Change, StoreError, usage};
 use crate::domain::clock::Timestamp;
 use crate::domain::ids::OrgId;
 use crate::domain::record::AuditRecord;
@@ -115,6 +115,9 @@ pub(super) async fn secrets(
 
 /// Empties the rows of a piece between two of them.
 pub(super) async fn wipe(conn: &mut Conn, piece: &Piece, org: &OrgId, first: i64, last: i64) -> Result<(), StoreError> {
+    if piece.name == "events" {
+        usage::events_removed(conn, org, first, last).await?;
+    }
     for sql in piece.wipe {
         sqlx::query(*sql).bind(org.as_str()).bind(first).bind(last).execute(&mut **conn).await.map_err(failed)?;
     }

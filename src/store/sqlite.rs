@@ -26,7 +26,7 @@ use crate::domain::rollout::RolloutStage;
 const LIBRARY_MIN: i32 = 3_051_003;
 
 /// Every migration, oldest first: version, description, text. Forward only.
-const MIGRATIONS: [(i64, &str, &str); 7] = [
+const MIGRATIONS: [(i64, &str, &str); 8] = [
     (1, "gateway", include_str!("../../schemas/sql/0001_gateway.sql")),
     (2, "flags", include_str!("../../schemas/sql/0002_flags.sql")),
     (3, "sessions", include_str!("../../schemas/sql/0003_sessions.sql")),
@@ -34,6 +34,7 @@ const MIGRATIONS: [(i64, &str, &str); 7] = [
     (6, "sessions by conversation", include_str!("../../schemas/sql/0006_sessions_by_conversation.sql")),
     (9, "rollout", include_str!("../../schemas/sql/0009_rollout.sql")),
     (10, "sealed", include_str!("../../schemas/sql/0010_sealed.sql")),
+    (13, "quotas", include_str!("../../schemas/sql/0013_quotas.sql")),
 ];
 
 pub(super) struct Opened {

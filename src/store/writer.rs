@@ -19,6 +19,7 @@ use super::outbox::{Open, Outbox};
 use super::queries::{self, AuditRow, DecisionRow, EventRow, Found, RefusalRow};
 use super::sessions::Touched;
 use super::sqlite::from_sqlx;
+use super::usage::{self, StoredBytes};
 use super::{AcceptRequest, Acceptance, Accepted, NewEvent, StoreError, close, lock};
 use crate::domain::clock::Timestamp;
 use crate::domain::ids::{OrgId, SessionId};
@@ -109,6 +110,9 @@ fn ending(now: Timestamp, created: Timestamp, last: Timestamp, rules: &Rules) ->
     (aged || idle).then_some(aged)
 }
 
+/// What follows the rows in memory: the order of deliveries, sessions that others touched, and bytes by org.
+type Copies = (Arc<Mutex<Outbox>>, Arc<Mutex<Touched>>, Arc<Mutex<StoredBytes>>);
+
 struct Writer {
     conn: Conn,
     rules: Rules,
@@ -116,6 +120,7 @@ struct Writer {
     verdicts: HashMap<usize, (Arc<Decision>, i64)>,
     outbox: Arc<Mutex<Outbox>>,
     touched: Arc<Mutex<Touched>>,
+    stored_bytes: Arc<Mutex<StoredBytes>>,
 }
 
 pub(super) async fn run(
@@ -123,11 +128,11 @@ pub(super) async fn run(
     conn: Conn,
     rules: Rules,
     committed: watch::Sender<u64>,
-    (outbox, touched): (Arc<Mutex<Outbox>>, Arc<Mutex<Touched>>),
+    (outbox, touched, stored_bytes): Copies,
     log_pages: Arc<AtomicI64>,
 ) {
     let batch_max = rules.batch_max;
-    let mut writer = Writer { conn, rules, sessions: HashMap::new(), verdicts: HashMap::new(), outbox, touched };
+    let mut writer = Writer { conn, rules, sessions: HashMap::new(), verdicts: HashMap::new(), outbox, touched, stored_bytes };
     let mut batch = Vec::with_capacity(batch_max);
     loop {
         batch.clear();
@@ -181,6 +186,8 @@ struct Kept {
     accepted: Vec<Accepted>,
     opened: Vec<Open>,
     closed: Vec<Open>,
+    /// New sums of the orgs whose events they are.
+    stored_bytes: StoredBytes,
 }
 
 type Answer = (Acked, Result<Box<dyn Any + Send>, StoreError>);
@@ -189,8 +196,12 @@ impl Writer {
     async fn commit(&mut self, accepts: Vec<AcceptJob>, tasks: Vec<TaskJob>) {
         // Until this succeeds nothing is claimed.
         let stale = lock(&self.outbox).is_stale();
-        if stale && let Ok(open) = queries::open_deliveries(&mut self.conn).await {
+        if stale
+            && let Ok(open) = queries::open_deliveries(&mut self.conn).await
+            && let Ok(stored_bytes) = usage::stored_bytes_by_org(&mut self.conn).await
+        {
             lock(&self.outbox).rebuild(open);
+            *lock(&self.stored_bytes) = stored_bytes;
             // Whatever made the deliveries doubtful made these so as well.
             self.sessions.clear();
             self.verdicts.clear();
@@ -199,13 +210,14 @@ impl Writer {
         let mut answers: Vec<Answer> = Vec::with_capacity(tasks.len());
         let result = self.transact(&requests, tasks, &mut answers).await;
         match result {
-            Ok(Kept { mut accepted, opened, closed }) => {
+            Ok(Kept { mut accepted, opened, closed, stored_bytes }) => {
                 let mut outbox = lock(&self.outbox);
                 for open in &opened {
                     outbox.push(open);
                 }
                 drop(outbox);
                 close(&self.outbox, &closed);
+                lock(&self.stored_bytes).extend(stored_bytes);
                 for ack in acks.into_iter().rev() {
                     let _ = ack.send(Ok(accepted.pop().unwrap_or_default()));
                 }
@@ -329,6 +341,7 @@ impl Writer {
         }
         let first = queries::insert_events(&mut self.conn, &rows).await?;
         queries::insert_deliveries(&mut self.conn, &rows, first).await?;
+        let stored_bytes = if rows.is_empty() { StoredBytes::new() } else { usage::events_added(&mut self.conn, first).await? };
         queries::insert_accepted(&mut self.conn, &rows).await?;
         queries::insert_refusals(&mut self.conn, &refusals).await?;
         let lines: Vec<AuditRecord> = refusals.iter().map(|row| refused_line(row.record)).collect();
@@ -347,7 +360,7 @@ impl Writer {
                 leased: false,
             })
             .collect();
-        Ok(Kept { accepted, opened, closed })
+        Ok(Kept { accepted, opened, closed, stored_bytes })
     }
 
     /// The number of a decision's verdict. Decisions come out of the policies' cache, so most are the very same value; a

@@ -29,6 +29,11 @@ struct DecisionLabels {
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct DoorLabel {
+    door: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct OutcomeLabel {
     outcome: &'static str,
 }
@@ -118,6 +123,7 @@ pub struct Metrics {
     lifecycle: Family<LifecycleLabels, Counter>,
     refreshes: Family<RefreshLabels, Counter>,
     installations: Family<StatusLabels, Gauge>,
+    throttled: Family<DoorLabel, Counter>,
     panics: Counter<u64, AtomicU64>,
     policy: Family<VersionLabel, Gauge>,
     policy_stale: Gauge,
@@ -149,6 +155,7 @@ impl Metrics {
             lifecycle: Family::default(),
             refreshes: Family::default(),
             installations: Family::default(),
+            throttled: Family::default(),
             panics: Counter::default(),
             policy: Family::default(),
             policy_stale: Gauge::default(),
@@ -175,6 +182,7 @@ impl Metrics {
         registry.register("lifecycle", "What befell installations", metrics.lifecycle.clone());
         registry.register("credential_refreshes", "Expiring credentials traded for new ones by result", metrics.refreshes.clone());
         registry.register("installations", "Installations by status", metrics.installations.clone());
+        registry.register("throttled", "Requests that failed beyond a failure budget", metrics.throttled.clone());
         registry.register("handler_panics", "Requests whose handler broke", metrics.panics.clone());
         registry.register("policy_info", "1 for the policy set in force", metrics.policy.clone());
         registry.register("policy_stale", "1 while the policies on disk are not the ones in force", metrics.policy_stale.clone());
@@ -281,6 +289,11 @@ impl Metrics {
             let labels = StatusLabels { provider: provider.as_str(), status: status.as_str() };
             self.installations.get_or_create(&labels).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
+    }
+
+    /// A request failed to prove itself beyond a budget, at a door: `webhook`, `agent` or `operator`.
+    pub fn throttled(&self, door: &'static str) {
+        self.throttled.get_or_create(&DoorLabel { door }).inc();
     }
 
     /// A handler broke.

@@ -193,6 +193,7 @@ fn every_metric_is_documented_with_its_labels() {
     metrics.lifecycle(slack, "revoked");
     metrics.refresh(slack, "done");
     metrics.installations(std::iter::once((slack, InstallationStatus::Active)));
+    metrics.throttled("webhook");
     metrics.panicked();
     metrics.alias_used("acme-slack");
     metrics.policies_in_force("v", 1);

@@ -19,7 +19,7 @@ const PLAY_ENDS_WITHIN: Duration = Duration::from_secs(15);
 const AT_ONCE: usize = 4;
 
 /// Rows that no guard is named for, and why.
-const UNGUARDED: [(&str, &str); 20] = [
+const UNGUARDED: [(&str, &str); 23] = [
     ("021", "shows that something is let through: bytes are handed on as they came"),
     ("023", "shows that something is let through: Slack's check of the address"),
     ("025", "shows that something is let through: Meta's check of the address"),
@@ -31,6 +31,9 @@ const UNGUARDED: [(&str, &str); 20] = [
     ("080", "HTTP/2 is not served, so there is nothing to take out"),
     ("060", "shows that something is let through: what was asked before a set was replaced"),
     ("084", "nothing reads who says that it was forwarded, so there is nothing to take out"),
+    ("087", "shown by source mutants: tests/mutants/failures_*.patch"),
+    ("088", "shown by source mutants: tests/mutants/quota_*.patch"),
+    ("090", "shown by a source mutant: tests/mutants/refusals_capped.patch"),
     ("089", "held twice, before the body is read and where the queue is: with one of them out it is still refused"),
     ("091", "labels are static texts by type, so there is nothing to take out"),
     ("125", "held twice, when the address is declared and when it is dialled: with one of them out it is still refused"),

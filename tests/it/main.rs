@@ -21,6 +21,7 @@ mod journey;
 mod keys;
 mod layering;
 mod lifecycle;
+mod limits;
 mod matrix_run;
 mod media;
 mod mutants;
