@@ -13,7 +13,7 @@ use super::content::{
     conversation_digest, packed, place_id, seal, seal_json, session_digest,
 };
 use super::writer::failed;
-use super::{Store, StoreError, queries};
+use super::{Store, StoreError, queries, usage};
 use crate::crypto::content::ContentKey;
 use crate::domain::ids::{InstallationId, OrgId};
 use crate::domain::installation::ProviderKind;
@@ -56,6 +56,7 @@ impl Store {
                 tracing::info!(table, rows = sealed, "rows of an earlier build are being sealed");
             }
         }
+        self.refresh_usage().await?;
         // Pages that became free under the earlier build may hold what people said.
         sqlx::query("VACUUM").execute(&self.0.readers).await.map_err(failed)?;
         self.cut_log().await?;
@@ -204,6 +205,7 @@ async fn event(conn: &mut Conn, row: &SqliteRow, key: &ContentKey, is_personal: 
     let (event, normal) = (needed(row, "provider_event_id")?, needed(row, "normal_json")?);
     let content = seal(key, EVENTS, &id, &packed(&[event.as_bytes(), normal.as_bytes(), &raw]))?;
     let columns = "seq, id, received_ms, org, installation, agent, session, kind, decision_first, decision_count, meta_json";
+    usage::stored_bytes_added(conn, &needed(row, "org")?, content.len()).await?;
     copy(conn, (EVENTS, ("id", &id)), columns, "", &[], Some(content)).await?;
     queries::redigest_dedupe(conn, &id, key, is_personal).await
 }
@@ -348,6 +350,8 @@ mod tests {
             let page = store.list(kind, &filter).await.unwrap().unwrap();
             assert!(page.items.len() == 1 && page.items[0].to_string().contains(text), "{kind}: {:?}", page.items);
         }
+        let bytes = store.usage(&OrgId::parse("acme").unwrap()).stored_bytes;
+        assert!(bytes > 24, "the sealed event is counted: {bytes}");
         assert_eq!(store.place(&installation, "C0CLEAR").await.unwrap(), Place::Moved { to: "C1CLEAR".into() });
         store.reload().await.unwrap();
         assert!(store.directory().was_handed("acme/whatsapp/i/b/C0CLEAR//"));

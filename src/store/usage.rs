@@ -81,6 +81,20 @@ pub(super) async fn events_added(conn: &mut SqliteConnection, first: i64) -> Res
     Ok(rows.into_iter().map(|(org, bytes)| (org, u64::try_from(bytes).unwrap_or(0))).collect())
 }
 
+/// Adds the bytes of one event.
+pub(super) async fn stored_bytes_added(conn: &mut SqliteConnection, org: &str, bytes: usize) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO org_usage (org, stored_bytes) VALUES ($1, $2) \
+         ON CONFLICT (org) DO UPDATE SET stored_bytes = stored_bytes + excluded.stored_bytes",
+    )
+    .bind(org)
+    .bind(i64::try_from(bytes).unwrap_or(i64::MAX))
+    .execute(conn)
+    .await
+    .map(|_| ())
+    .map_err(failed)
+}
+
 /// Takes off the bytes of an org's events between two rows, which this transaction is about to delete.
 pub(super) async fn events_removed(conn: &mut SqliteConnection, org: &OrgId, first: i64, last: i64) -> Result<(), StoreError> {
     let sql = format!("SELECT COALESCE({EVENT_BYTES}, 0) FROM events WHERE org = $1 AND seq BETWEEN $2 AND $3");

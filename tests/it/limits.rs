@@ -205,7 +205,7 @@ async fn what_an_event_says_of_its_installation_holds_though_the_event_is_over_q
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stored_bytes_are_those_of_the_rows_after_events_a_restart_and_a_shredding() {
-    const SUMS: &str = "SELECT org, SUM(octet_length(raw) + octet_length(normal_json)) AS bytes FROM events GROUP BY org ORDER BY org";
+    const SUMS: &str = "SELECT org, SUM(octet_length(content)) AS bytes FROM events GROUP BY org ORDER BY org";
     const KEPT: &str = "SELECT org, stored_bytes AS bytes FROM org_usage WHERE stored_bytes > 0 ORDER BY org";
     let gateway = TestGateway::start(NOW).await;
     gateway.applied(&world::document(SLACK)).await;

@@ -439,3 +439,22 @@ proptest! {
         prop_assert!(left.iter().all(|left| *left == 0) && outbox.len() == 0);
     }
 }
+
+#[test]
+fn each_org_has_its_own_count_of_what_is_open() {
+    let mut outbox = Outbox::default();
+    for (seq, session, agent) in [(1, "a", "x/agent"), (2, "a", "x/agent"), (3, "b", "y/agent")] {
+        outbox.push(&open(session, agent, seq, 0));
+    }
+    let counts = |outbox: &Outbox| ["x", "y", "nobody"].map(|org| outbox.open_of(org));
+    assert_eq!(counts(&outbox), [2, 1, 0]);
+    outbox.settle("a", 1, Some(50));
+    assert_eq!(counts(&outbox), [2, 1, 0], "a retry is still open");
+    outbox.settle("a", 1, None);
+    outbox.settle("a", 1, None);
+    outbox.settle("b", 3, None);
+    assert_eq!(counts(&outbox), [1, 0, 0]);
+    outbox.rebuild([open("b", "y/agent", 3, 0)]);
+    assert_eq!(counts(&outbox), [0, 1, 0]);
+    assert_eq!(outbox.open_of.len(), 1, "no entry is left of an org without open deliveries");
+}
