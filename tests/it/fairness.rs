@@ -193,7 +193,7 @@ async fn beside(manner: Manner, conversations: usize) {
     accept(&gateway, "bad", conversations, conversations).await;
     bad.asked(16).await;
     accept(&gateway, "good", 20, 300).await;
-    let mut order = vec![0; 20];
+    let mut order = [0; 20];
     for _ in 0..300 {
         let event = soon(good.next()).await.json();
         let text = event["data"]["text"].as_str().unwrap();
