@@ -5,6 +5,7 @@ mod future;
 pub mod import;
 pub mod keys;
 pub mod matrix;
+pub mod purge;
 pub mod resources;
 pub mod rollout;
 pub mod secrets;
@@ -19,7 +20,7 @@ use std::sync::Arc;
 use serde_json::{Value as Json, json};
 
 use crate::authn::principal::OperatorPrincipal;
-use crate::config::RolloutSection;
+use crate::config::{RetentionSection, RolloutSection};
 use crate::domain::clock::Clock;
 use crate::domain::ids::{BindingId, DeliveryId, EventId, OrgId, RequestId};
 use crate::domain::installation::Installation;
@@ -30,7 +31,7 @@ use crate::policy::action::{Action, OperatorFacts, ReadAudit, ReplayDelivery, Vi
 use crate::policy::{Denied, Engine};
 use crate::quota::OrgQuotas;
 use crate::store::directory::Directory;
-use crate::store::{LegacyUse, ListFilter, Page, Store};
+use crate::store::{LegacyUse, ListFilter, Page, Replayed, Store};
 use crate::vault::Vault;
 use crate::vault::keys::Origin;
 
@@ -90,6 +91,8 @@ pub struct Admin {
     pub rehearsal: Arc<std::sync::Mutex<Option<import::Rehearsal>>>,
     /// What a promotion asks for.
     pub rollout: RolloutSection,
+    /// How long what is kept.
+    pub retention: RetentionSection,
     /// Whether agents may live on private addresses.
     pub allow_private_agents: bool,
     /// What tenants are told to point providers at.
@@ -143,8 +146,7 @@ impl Admin {
                 let mut line = asking.line(&self.clock, action, target.to_owned(), Some(&decision));
                 line.outcome = "refused";
                 line.code = Some(refusal.code);
-                self.store.audit(vec![line]).await?;
-                self.store.keep_decision(decision, asking.request.to_string(), self.clock.now()).await?;
+                self.store.audit_refused(line, asking.request.to_string()).await?;
                 let detail = format!("operator `{}` with role {} may not do this", asking.operator.name(), asking.operator.role().as_str());
                 Err(AdminError::new(refusal.code, detail))
             }
@@ -194,9 +196,13 @@ impl Admin {
         let delivery = DeliveryId::parse(id).ok_or_else(not_found)?;
         let line = asking.line(&self.clock, "delivery.replay", delivery.to_string(), Some(&decision));
         match self.store.replay_delivery(delivery, line, self.clock.now()).await? {
-            Some(true) => Ok(json!({"id": id, "state": "pending"})),
-            Some(false) => Err(AdminError::new(ReasonCode::AdminNotReplayable, format!("delivery `{id}` is still on its way"))),
-            None => Err(not_found()),
+            Replayed::Again => Ok(json!({"id": id, "state": "pending"})),
+            Replayed::BodyRemoved => Err(AdminError::new(
+                ReasonCode::AdminBodyRemoved,
+                format!("the body of the event that delivery `{id}` carries was removed"),
+            )),
+            Replayed::StillOpen => Err(AdminError::new(ReasonCode::AdminNotReplayable, format!("delivery `{id}` is still on its way"))),
+            Replayed::Unknown => Err(not_found()),
         }
     }
 }

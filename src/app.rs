@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use crate::admin::Admin;
 use crate::authn::operator::Operators;
-use crate::config::Config;
+use crate::config::{Config, RetentionSection};
 use crate::delivery::{Courier, DeliveryObserver};
 use crate::domain::breaker::BreakerState;
 use crate::domain::clock::Clock;
@@ -19,11 +19,11 @@ use crate::domain::delivery::Claimed;
 use crate::domain::ids::AgentId;
 use crate::domain::matrix::Player;
 use crate::domain::reason::{Failure, ReasonCode};
+use crate::domain::repeats::FLUSH_EVERY_MS;
 use crate::egress::{Egress, Refreshers};
 use crate::http::listener::{Listening, listen};
 use crate::http::{self, Rooms};
 use crate::ingress::Ingress;
-use crate::ingress::unproved::{FLUSH_EVERY_MS, Unproved};
 use crate::policy::accept::{Passed, Terms};
 use crate::policy::reload::{Done, Reloader, Status};
 use crate::policy::{Engine, History, Snapshot};
@@ -108,7 +108,6 @@ impl Gateway {
         }
 
         let (stop, stopping) = watch::channel(false);
-        let unproved = Unproved::default();
         let waiting = Waiting::default();
         let quotas = Arc::new(OrgQuotas::new(config.quotas.clone()));
         let failures = Arc::new(FailureBudgets::new(
@@ -122,7 +121,6 @@ impl Gateway {
             engine: engine.clone(),
             metrics: metrics.clone(),
             clock: clock.clone(),
-            unproved: unproved.clone(),
             quotas: quotas.clone(),
             failures: failures.clone(),
             waiting: waiting.clone(),
@@ -150,6 +148,7 @@ impl Gateway {
             changing: Arc::new(Mutex::new(())),
             rehearsal: Arc::default(),
             rollout: config.rollout.clone(),
+            retention: config.retention.clone(),
             allow_private_agents: config.egress.allow_private_agents,
             public_url: config.public_url.clone(),
             player,
@@ -210,8 +209,8 @@ impl Gateway {
         let workers = vec![
             tokio::spawn(courier.run(stopping.clone())),
             tokio::spawn(end_rotation(rooms.admin.clone())),
-            tokio::spawn(flush(store.clone(), unproved, clock.clone(), stopping.clone())),
-            tokio::spawn(sweep(store, clock, stopping.clone())),
+            tokio::spawn(flush(store.clone(), clock.clone(), stopping.clone())),
+            tokio::spawn(sweep(store, config.retention, clock, stopping.clone())),
             tokio::spawn(reloader.run(stopping)),
         ];
         Ok(Self { public, operator, rooms, stop, listeners: vec![public_task, operator_task], workers, drain_timeout })
@@ -242,28 +241,26 @@ impl Gateway {
             for task in self.workers {
                 let _ = task.await;
             }
+            // Only now nobody is refused any more.
+            if let Err(error) = self.rooms.store.flush_repeats(self.rooms.clock.now()).await {
+                tracing::error!(error = %error, "the last refusals could not be audited");
+            }
             self.rooms.store.close().await;
         };
         tokio::time::timeout(self.drain_timeout, finish).await.is_ok()
     }
 }
 
-/// Refusals before proof reach the audit once a minute, and once more at the end.
-async fn flush(store: Store, unproved: Unproved, clock: Clock, mut stopping: watch::Receiver<bool>) {
+/// Writes the counts of repeated refusals into the audit once a minute. [`Gateway::drain`] writes the last ones.
+async fn flush(store: Store, clock: Clock, mut stopping: watch::Receiver<bool>) {
     let mut every = tokio::time::interval(Duration::from_millis(FLUSH_EVERY_MS));
     loop {
-        let last = tokio::select! {
-            _ = every.tick() => false,
-            _ = stopping.wait_for(|stop| *stop) => true,
-        };
-        let lines = unproved.take(clock.now());
-        if !lines.is_empty()
-            && let Err(error) = store.audit(lines).await
-        {
-            tracing::error!(error = %error, "refusals could not be audited");
+        tokio::select! {
+            _ = every.tick() => {}
+            _ = stopping.wait_for(|stop| *stop) => return,
         }
-        if last {
-            return;
+        if let Err(error) = store.flush_repeats(clock.now()).await {
+            tracing::error!(error = %error, "refusals could not be audited");
         }
         // Whoever removed events took their bytes off in the store only.
         if let Err(error) = store.refresh_usage().await {
@@ -279,7 +276,7 @@ async fn end_rotation(admin: Admin) {
     }
 }
 
-async fn sweep(store: Store, clock: Clock, mut stopping: watch::Receiver<bool>) {
+async fn sweep(store: Store, keep: RetentionSection, clock: Clock, mut stopping: watch::Receiver<bool>) {
     let mut every = tokio::time::interval(SWEEP_EVERY);
     loop {
         tokio::select! {
@@ -287,9 +284,18 @@ async fn sweep(store: Store, clock: Clock, mut stopping: watch::Receiver<bool>) 
             _ = stopping.wait_for(|stop| *stop) => return,
         }
         // Asked at least this often, so that a clock which is corrected little by little is never taken for one that steps.
-        clock.is_suspect();
-        if let Err(error) = store.sweep(clock.now()).await {
-            tracing::error!(error = %error, "old dedupe keys could not be removed");
+        // While it is not believed, it does not say what is old.
+        if clock.is_suspect() {
+            continue;
+        }
+        let swept = tokio::select! {
+            swept = store.sweep(&keep, clock.now()) => swept,
+            // What is left is removed by the next one.
+            _ = stopping.wait_for(|stop| *stop) => return,
+        };
+        match swept {
+            Ok(swept) => tracing::info!(?swept, "what its retention has passed was removed"),
+            Err(error) => tracing::error!(error = %error, "what its retention has passed could not be removed"),
         }
     }
 }

@@ -9,6 +9,7 @@ mod keys;
 mod matrix;
 mod policy;
 mod progress;
+mod purge;
 mod resources;
 mod rollout;
 mod secrets;
@@ -173,6 +174,20 @@ enum Command {
         #[command(subcommand)]
         command: keys::KeysCommand,
     },
+    /// Remove what one person said through an installation, and who they are. For ever.
+    Purge {
+        /// The installation.
+        #[arg(long)]
+        installation: String,
+        /// The provider's stable id of the person: Slack's user id, Telegram's user id, WhatsApp's number or user id.
+        #[arg(long, allow_hyphen_values = true)]
+        sender: String,
+        /// Say how much of what there is, remove nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Remove what its retention has passed now; the gateway does it by itself once an hour.
+    Sweep,
     /// Check, test, prove and compare policies.
     Policy(policy::PolicyArgs),
     /// Say what is wrong with configuration, keys, store, policies and resources, and what to do.
@@ -266,6 +281,8 @@ async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Matrix { command } => matrix::run(&target()?, command).await,
         Command::Secrets { command } => secrets::run(&target()?, command).await,
         Command::Keys { command } => keys::run(&target()?, command).await,
+        Command::Purge { installation, sender, dry_run } => purge::purge(&target()?, &installation, &sender, dry_run).await,
+        Command::Sweep => purge::sweep(&target()?).await,
         Command::Policy(args) => policy::run(args, target()?).await,
         Command::Doctor { output } => doctor::run(&target()?, output).await,
     }

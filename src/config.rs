@@ -1,11 +1,13 @@
 //! Settings: every key, its default and its meaning. Owns no I/O beyond reading the file and the environment. Floor 1.
 
 pub mod load;
+mod retention;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+pub use retention::RetentionSection;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::installation::ProviderKind;
@@ -43,6 +45,8 @@ pub struct Config {
     pub limits: Limits,
     /// How much each org may use, where its resource says nothing else.
     pub quotas: QuotasSection,
+    /// How long what is kept.
+    pub retention: RetentionSection,
     /// Logs.
     pub log: LogSection,
 }

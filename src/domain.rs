@@ -14,6 +14,7 @@ pub mod message;
 pub mod quota;
 pub mod reason;
 pub mod record;
+pub mod repeats;
 pub mod rollout;
 pub mod route;
 pub mod secret;

@@ -106,6 +106,8 @@ pub fn operator(rooms: &Arc<Rooms>) -> Router {
         .route("/v1/secrets/{profile}/rotate", post(api::rotate_secret))
         .route("/v1/secrets/{profile}/revoke", post(api::revoke_secret))
         .route("/v1/orgs/{id}/shred", post(api::shred))
+        .route("/v1/purge", post(api::purge))
+        .route("/v1/sweep", post(api::sweep))
         .route("/v1/keys", get(api::keys))
         .route("/v1/keys/rotate", post(api::rotate_keys))
         .route("/v1/keys/prune", post(api::prune_keys))

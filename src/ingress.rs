@@ -5,7 +5,6 @@
 
 mod limits;
 mod synchronous;
-pub mod unproved;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -35,7 +34,6 @@ use crate::wire::offload::in_proportion;
 use crate::wire::waiting::Waiting;
 use crate::wire::{BodySource, RequestHead};
 use synchronous::Awaited;
-use unproved::Unproved;
 
 /// Everything the pipeline needs.
 pub struct Ingress {
@@ -49,8 +47,6 @@ pub struct Ingress {
     pub metrics: Arc<Metrics>,
     /// Tells the time.
     pub clock: Clock,
-    /// Counts what never got as far as a record.
-    pub unproved: Unproved,
     /// How much each org may use.
     pub quotas: Arc<OrgQuotas>,
     /// How many requests may fail to prove themselves.
@@ -144,7 +140,7 @@ impl Ingress {
         let mut draft = Draft::new(head, body, profile);
         let decided = match said {
             Err(code) => {
-                draft.refuse(code, None, None);
+                draft.refuse(code, None, Vec::new());
                 Ok(())
             }
             Ok(bindings) => self.decide_all(directory, bindings, &mut draft),
@@ -162,7 +158,6 @@ impl Ingress {
         let Some(over) = admitted.over else { return self.accept(draft).await };
         // It comes again, and its refusals with it.
         draft.request.refusals.clear();
-        draft.request.denials.clear();
         draft.awaited = None;
         if !draft.request.events.is_empty() || !draft.request.shifts.is_empty() {
             self.accept(draft).await?;
@@ -185,7 +180,7 @@ impl Ingress {
                     decided
                 }
                 Binding::Refused(code) if code.status() == 200 => {
-                    draft.refuse(code, None, None);
+                    draft.refuse(code, None, Vec::new());
                     Ok(())
                 }
                 Binding::Refused(code) => Err(code.into()),
@@ -335,7 +330,7 @@ impl Ingress {
                 tracing::debug!(request = %head.request_id, provider = %head.provider, reason = %code, "webhook stopped");
             }
         }
-        self.unproved.count(head.provider, profile, code);
+        self.store.repeats().count_unproved(head.provider, profile.as_ref(), code, head.received);
         Outcome::Stopped(code)
     }
 
@@ -411,14 +406,13 @@ impl<'a> Draft<'a> {
             received: head.received,
             events: Vec::new(),
             refusals: Vec::new(),
-            denials: Vec::new(),
             shifts: Vec::new(),
         };
         Self { head, profile, body, request, awaited: None }
     }
 
     /// Records a refusal: of the whole body, or of one event of one installation.
-    fn refuse(&mut self, code: ReasonCode, of: Option<&Verified>, decision: Option<Arc<Decision>>) {
+    fn refuse(&mut self, code: ReasonCode, of: Option<&Verified>, decisions: Vec<Arc<Decision>>) {
         let installation = of.map(|v| v.sender().installation());
         let bytes = of.map_or(self.body, |v| &v.event().raw);
         self.request.refusals.push(RefusalRecord {
@@ -428,7 +422,7 @@ impl<'a> Draft<'a> {
             installation: installation.map(|i| i.id.clone()),
             org: installation.map(|i| i.org.clone()).or_else(|| org_of(self.profile)),
             code,
-            decision,
+            decisions,
             digest: sha256(bytes),
             excerpt: shows_payload(code).then(|| excerpt(self.body)),
             request: self.head.request_id.clone(),
@@ -454,10 +448,7 @@ impl<'a> Draft<'a> {
     }
 
     fn deny(&mut self, refusal: Refusal, verified: &Verified, decisions: Vec<Arc<Decision>>) {
-        let last = decisions.last().cloned();
-        let org = &verified.sender().installation().org;
-        self.request.denials.extend(decisions.into_iter().map(|decision| (Some(org.clone()), decision)));
-        self.refuse(refusal.code, Some(verified), last);
+        self.refuse(refusal.code, Some(verified), decisions);
     }
 
     fn event(&mut self, routed: &Routed, decisions: Vec<Arc<Decision>>) -> EventId {

@@ -8,9 +8,13 @@ mod content;
 mod deliveries;
 pub mod directory;
 mod outbox;
+mod person;
 mod places;
+mod purge;
 mod queries;
 mod read;
+mod repeats;
+mod retention;
 mod rollout;
 pub mod scratch;
 mod sealed;
@@ -39,11 +43,13 @@ use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::ids::{BindingId, EventId, OrgId, SessionId};
 use crate::domain::installation::Installation;
 use crate::domain::lifecycle::{Place, Shift, Shifted};
-use crate::domain::record::{AuditRecord, Decision};
+use crate::domain::record::AuditRecord;
+use crate::domain::repeats::Repeats;
+pub use purge::{Purge, Purged};
 pub use queries::Refreshed;
 pub use terms::{
     AcceptRequest, Acceptance, Accepted, AgentScope, Change, Claiming, Ended, Ending, EventView, FinishedSend, ImportedSession, LegacyUse,
-    ListFilter, NewEvent, NewSend, Page, Resource, SealedRow, SecretPut, SendStart, SessionView, StoreError,
+    ListFilter, NewEvent, NewSend, Page, Replayed, Resource, SealedRow, SecretPut, SendStart, SessionView, StoreError,
 };
 
 use conn::Conn;
@@ -60,9 +66,6 @@ const SWEEP_ROWS: i64 = 1_000;
 const CUTS_MAX: usize = 200;
 const CUT_AGAIN: Duration = Duration::from_millis(25);
 
-/// Idempotency keys are kept this long.
-const SEND_KEY_KEPT_MS: i64 = 24 * 3_600_000;
-
 /// The store. Cheap to clone.
 #[derive(Clone)]
 pub struct Store(Arc<Inner>);
@@ -73,9 +76,11 @@ struct Inner {
     jobs: mpsc::Sender<writer::Job>,
     directory: RwLock<Arc<Directory>>,
     reloading: tokio::sync::Mutex<()>,
+    sweeping: tokio::sync::Mutex<()>,
     outbox: Arc<Mutex<Outbox>>,
     touched: Arc<Mutex<Touched>>,
     stored_bytes: Arc<Mutex<StoredBytes>>,
+    repeats: Repeats,
     committed: watch::Receiver<u64>,
     writer: std::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
     // Held for as long as the store is open: a second process must not write the same file.
@@ -107,6 +112,7 @@ impl Store {
         lock(&outbox).rebuild(open.into_iter().map(|open| outbox::Open { leased: false, ..open }));
         let touched = Arc::new(Mutex::new(queries::touched(&mut writing).await?));
         let stored_bytes = Arc::new(Mutex::new(usage::stored_bytes_by_org(&mut writing).await?));
+        let repeats = Repeats::default();
         let (jobs, queue) = mpsc::channel(limits.queue_max);
         let writer = tokio::spawn(writer::run(
             queue,
@@ -117,7 +123,7 @@ impl Store {
                 age_ms: i64::from(limits.session_age_days) * 86_400_000,
             },
             committing,
-            (outbox.clone(), touched.clone(), stored_bytes.clone()),
+            (outbox.clone(), touched.clone(), stored_bytes.clone(), repeats.clone()),
             log_pages.clone(),
         ));
         tokio::spawn(sqlite::checkpoints(opened.checkpointer, committed.clone(), log_pages));
@@ -127,9 +133,11 @@ impl Store {
             jobs,
             directory: RwLock::new(Arc::new(directory)),
             reloading: tokio::sync::Mutex::new(()),
+            sweeping: tokio::sync::Mutex::new(()),
             outbox,
             touched,
             stored_bytes,
+            repeats,
             committed,
             writer: std::sync::Mutex::new(Some(writer)),
             _lock: opened.lock,
@@ -379,30 +387,6 @@ impl Store {
         Ok(false)
     }
 
-    /// Writes audit lines by themselves.
-    ///
-    /// # Errors
-    /// When they could not be committed.
-    pub async fn audit(&self, records: Vec<AuditRecord>) -> Result<(), StoreError> {
-        self.task(move |conn| Box::pin(async move { queries::audit(conn, &records).await })).await
-    }
-
-    /// Keeps decisions that belong to no event and no send.
-    ///
-    /// # Errors
-    /// When they could not be committed.
-    pub async fn keep_decision(&self, decision: Arc<Decision>, subject: String, now: Timestamp) -> Result<(), StoreError> {
-        self.task(move |conn| {
-            Box::pin(async move {
-                let verdict = queries::verdict(conn, None, &decision).await?;
-                queries::insert_decisions(conn, &[queries::DecisionRow { at: now, org: None, subject: &subject, verdict }])
-                    .await
-                    .map(|_| ())
-            })
-        })
-        .await
-    }
-
     /// What a delivery says.
     ///
     /// # Errors
@@ -515,7 +499,8 @@ impl Store {
     /// # Errors
     /// When it could not be committed.
     pub async fn finish_send(&self, send: FinishedSend) -> Result<Json, StoreError> {
-        self.task(move |conn| Box::pin(async move { queries::finish_send(conn, &send).await })).await
+        let repeats = self.0.repeats.clone();
+        self.task(move |conn| Box::pin(async move { queries::finish_send(conn, &repeats, &send).await })).await
     }
 
     /// Sends that were on their way when an earlier process died: their outcome is unknown now.
@@ -524,31 +509,6 @@ impl Store {
     /// When it could not be committed.
     pub async fn abandon_sends(&self, now: Timestamp) -> Result<u64, StoreError> {
         self.task(move |conn| Box::pin(async move { queries::abandon_sends(conn, now).await })).await
-    }
-
-    /// Removes what its retention has passed: dedupe keys, and idempotency keys after a day. In small pieces, so that acks
-    /// never wait for it.
-    ///
-    /// # Errors
-    /// When it could not be committed.
-    pub async fn sweep(&self, now: Timestamp) -> Result<u64, StoreError> {
-        let mut removed = 0;
-        let mut after = (String::new(), String::new());
-        loop {
-            let (expired, last) = read::expired_dedupe(&self.0.readers, &after, now, SWEEP_ROWS).await?;
-            if !expired.is_empty() {
-                removed += self.task(move |conn| Box::pin(async move { queries::forget_dedupe(conn, &expired).await })).await?;
-            }
-            let Some(last) = last else { break };
-            after = last;
-        }
-        loop {
-            let old = read::old_sends(&self.0.readers, now.plus_ms(-SEND_KEY_KEPT_MS), SWEEP_ROWS).await?;
-            if old.is_empty() {
-                return Ok(removed);
-            }
-            removed += self.task(move |conn| Box::pin(async move { queries::free_keys(conn, &old).await })).await?;
-        }
     }
 
     /// A page of `events`, `deliveries`, `sessions`, `decisions`, `audit`, `refusals` or `sends`.

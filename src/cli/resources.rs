@@ -102,7 +102,7 @@ fn columns(kind: &str) -> &'static [&'static str] {
         "deliveries" => &["id", "event", "agent", "state", "attempt", "code", "due_at"],
         "decisions" => &["id", "at", "action", "allowed", "code", "policies", "subject"],
         "audit" => &["at", "actor", "action", "target", "outcome", "code", "policies"],
-        "refusals" => &["at", "profile", "installation", "code", "policies", "digest"],
+        "refusals" => &["first_at", "last_at", "count", "profile", "installation", "code", "policies", "digest"],
         "sends" => &["id", "agent", "installation", "state", "status", "code", "provider_message_id"],
         _ => &["id"],
     }

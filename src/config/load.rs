@@ -116,6 +116,7 @@ fn validate(config: &Config) -> Result<(), ConfigError> {
     if config.quotas.burst > 0 && config.quotas.events_per_second == 0 {
         return no("quotas.burst needs quotas.events_per_second");
     }
+    config.retention.check(limits.session_idle_hours).map_err(ConfigError::invalid)?;
     for path in config.ingress.aliases.keys() {
         if !path.starts_with('/') || path.starts_with("/webhooks/") || path.starts_with("/v1/") || path.starts_with("/sdk/") {
             return no(&format!("ingress.aliases: `{path}` must start with / and not shadow an address of the gateway"));

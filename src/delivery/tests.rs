@@ -385,7 +385,7 @@ async fn a_replay_closes_the_breaker() {
         request: None,
         detail: None,
     };
-    assert_eq!(bed.store.replay_delivery(id, line, START).await.unwrap(), Some(true));
+    assert_eq!(bed.store.replay_delivery(id, line, START).await.unwrap(), crate::store::Replayed::Again);
     assert_eq!(bed.next_sorted(2).await, [won("s0", 1, "delivered"), won("s5", 1, "delivered")]);
 }
 

@@ -152,6 +152,7 @@ reasons! {
     DeliveryAgentDialForbidden "delivery.agent_dial_forbidden" 200 true "The agent's name resolves to an address that configuration does not allow.";
     DeliverySecretUnavailable "delivery.secret_unavailable" 200 true "The agent's signing secret could not be opened.";
     DeliveryNotPrepared "delivery.not_prepared" 200 true "The event could not be read and signed in time; nothing was sent.";
+    DeliveryBodyRemoved "delivery.body_removed" 200 false "The event's body was removed before it was delivered; the delivery is a dead letter.";
 
     AdminUnauthenticated "admin.unauthenticated" 401 false "The operator token is absent or wrong.";
     AdminNotFound "admin.not_found" 404 false "There is no such resource.";
@@ -172,6 +173,7 @@ reasons! {
     AdminAgentUrlForbidden "admin.agent_url_forbidden" 422 false "The agent's address is not one that configuration allows.";
     AdminInUse "admin.in_use" 409 false "Other resources still refer to it.";
     AdminNotReplayable "admin.not_replayable" 409 false "Only a settled or dead delivery can be replayed.";
+    AdminBodyRemoved "admin.body_removed" 409 false "The event's body was removed after its retention or with a person's data; there is nothing to deliver.";
     AdminAuditUnavailable "admin.audit_unavailable" 503 true "The audit row could not be written, so nothing was changed.";
 
     AdminVersionConflict "admin.version_conflict" 409 false "Somebody else changed it first; look at it again.";

@@ -88,8 +88,8 @@ pub struct RefusalRecord {
     pub org: Option<OrgId>,
     /// Why.
     pub code: ReasonCode,
-    /// What the policies said, where they were asked.
-    pub decision: Option<Arc<Decision>>,
+    /// What the policies said, in the order they were asked; the last one refused, where they were asked.
+    pub decisions: Vec<Arc<Decision>>,
     /// SHA-256 of the body.
     pub digest: [u8; 32],
     /// The body's first bytes, where they help an operator and cannot be another tenant's message.

@@ -273,6 +273,20 @@ pub(super) async fn revoke_secret(State(rooms): State<Arc<Rooms>>, Path(profile)
     shown(&asking, rooms.admin.revoke_secret(&asking, &profile).await)
 }
 
+/// One person's data is removed.
+pub(super) async fn purge(State(rooms): State<Arc<Rooms>>, request: Request<Body>) -> Answer {
+    let (parts, body) = request.into_parts();
+    let asking = asking(&rooms, &parts.headers)?;
+    let body = body_of(&rooms, &asking, body).await?;
+    shown(&asking, rooms.admin.purge(&asking, body).await)
+}
+
+/// What its retention has passed is removed now.
+pub(super) async fn sweep(State(rooms): State<Arc<Rooms>>, headers: HeaderMap) -> Answer {
+    let asking = asking(&rooms, &headers)?;
+    shown(&asking, rooms.admin.sweep(&asking).await)
+}
+
 /// The master keys by name.
 pub(super) async fn keys(State(rooms): State<Arc<Rooms>>, headers: HeaderMap) -> Answer {
     let asking = asking(&rooms, &headers)?;

@@ -69,7 +69,7 @@ impl Ingress {
         draft.awaited = draft.awaited.take().filter(|awaited| !is_out(awaited.event()));
         for _ in &out {
             self.metrics.ingress(profile.provider, Some(profile.owner.mode()), "refused", Some(over.code));
-            self.unproved.count_of(profile.provider, Some(profile.id.clone()), Some(org.clone()), over.code);
+            self.store.repeats().count_without_row(profile.provider, Some(&profile.id), Some(org), over.code, request.received);
         }
         tracing::debug!(request = %request.request, profile = %profile.id, org = %org, reason = %over.code, events = out.len(), "over a quota");
     }
@@ -85,9 +85,8 @@ impl Ingress {
             });
         request.refusals = kept;
         for refusal in &dropped {
-            request.denials.retain(|(org, _)| *org != refusal.org);
             self.metrics.ingress(profile.provider, Some(profile.owner.mode()), "refused", Some(refusal.code));
-            self.unproved.count_of(profile.provider, Some(profile.id.clone()), refusal.org.clone(), refusal.code);
+            self.store.repeats().count_without_row(profile.provider, Some(&profile.id), refusal.org.as_ref(), refusal.code, refusal.at);
             tracing::debug!(request = %request.request, profile = %profile.id, reason = %refusal.code, "refused, not recorded");
         }
         !dropped.is_empty()
@@ -103,7 +102,7 @@ impl Ingress {
         let wait = self.failures.failed(head.peer, Some(ingress), self.clock.steady_ms()).err()?;
         self.metrics.throttled("webhook");
         self.metrics.ingress(head.provider, profile.map(|p| p.owner.mode()), "unauthenticated", Some(ReasonCode::AuthnThrottled));
-        self.unproved.count(head.provider, profile.map(|p| p.id.clone()), ReasonCode::AuthnThrottled);
+        self.store.repeats().count_unproved(head.provider, profile.map(|p| &p.id), ReasonCode::AuthnThrottled, head.received);
         tracing::debug!(request = %head.request_id, provider = %head.provider, reason = %code, "over a failure budget");
         Some(Outcome::Later(ReasonCode::AuthnThrottled, wait))
     }

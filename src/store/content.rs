@@ -266,12 +266,7 @@ pub(super) fn shown(keys: &ContentKeys, kind: &str, mut row: Map<String, Json>, 
     for field in fields {
         row.insert((*field).to_owned(), Json::Null);
     }
-    let Some(sealed) = content else {
-        if table == EVENTS {
-            row.insert("body_removed".into(), Json::Bool(true));
-        }
-        return row;
-    };
+    let Some(sealed) = content else { return row };
     let id = id.as_str();
     let opened = keys.of(org.as_deref()).and_then(|key| {
         let plain = || key.open(table, id, &sealed);

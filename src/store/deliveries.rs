@@ -1,6 +1,6 @@
 //! Use cases of deliveries: claimed, settled, given back, made due again. Part of `store`, floor 2.
 
-use super::{Claiming, Store, StoreError, lock, queries, writer};
+use super::{Claiming, Replayed, Store, StoreError, lock, queries, writer};
 use crate::domain::breaker::{BreakerState, BreakerView, Health};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Attempt, Claimed, Settled};
@@ -128,20 +128,18 @@ impl Store {
     ///
     /// # Errors
     /// When it could not be committed.
-    pub async fn replay_delivery(&self, id: DeliveryId, audit: AuditRecord, now: Timestamp) -> Result<Option<bool>, StoreError> {
+    pub async fn replay_delivery(&self, id: DeliveryId, audit: AuditRecord, now: Timestamp) -> Result<Replayed, StoreError> {
         let outbox = self.0.outbox.clone();
         self.task(move |conn| {
             Box::pin(async move {
-                let replayed = queries::replay(conn, &id, &audit, now).await?;
-                Ok(replayed.map(|open| match open {
-                    Some(row) => {
-                        let mut outbox = lock(&outbox);
-                        outbox.push(&row);
-                        outbox.forgive(&row.agent);
-                        true
-                    }
-                    None => false,
-                }))
+                let mut opened = Vec::new();
+                let replayed = queries::replay(conn, &id, &audit, now, &mut opened).await?;
+                for row in &opened {
+                    let mut outbox = lock(&outbox);
+                    outbox.push(row);
+                    outbox.forgive(&row.agent);
+                }
+                Ok(replayed)
             })
         })
         .await

@@ -193,6 +193,11 @@ impl Outbox {
         self.open_of.get(org).copied().unwrap_or(0)
     }
 
+    /// Whether a session has open deliveries.
+    pub(super) fn has(&self, session: &str) -> bool {
+        self.sessions.contains_key(session)
+    }
+
     /// Whether the rows must be read anew first.
     pub(super) fn is_stale(&self) -> bool {
         self.stale

@@ -5,6 +5,9 @@ mod declared;
 mod deliveries;
 mod flags;
 mod lifecycle;
+pub(super) mod purge;
+mod refusals;
+pub(super) mod retention;
 mod sends;
 mod sessions;
 
@@ -25,12 +28,14 @@ use crate::domain::guard::{Guard, stands};
 use crate::domain::ids::{OrgId, SessionId};
 use crate::domain::installation::ProviderKind;
 use crate::domain::record::{AuditRecord, Decision, RefusalRecord};
+use crate::domain::repeats::Repeats;
 
 pub(super) use declared::apply;
 pub(super) use deliveries::{halted, lease, open_deliveries, release, replay, settle};
 pub(super) use flags::{change_flag, change_global, events_since, flags, keep_run, kept_run, kept_runs, last_run};
 pub use lifecycle::Refreshed;
 pub(super) use lifecycle::{refreshed, shift};
+pub(super) use refusals::insert_refusals;
 pub(super) use sends::{abandon_sends, begin_send, finish_send};
 pub(super) use sessions::{
     Found, active_session, end, expire, follow, import, imported_session, insert_session, legacy_used, promote, touch_session, touched,
@@ -66,7 +71,8 @@ pub(super) struct AuditRow<'a> {
 pub(super) struct RefusalRow<'a> {
     pub record: &'a RefusalRecord,
     pub sealed: &'a SealedRefusal,
-    pub verdict: Option<i64>,
+    /// One for each of its decisions.
+    pub verdicts: Vec<i64>,
 }
 
 type Bound<'q> = Query<'q, Sqlite, SqliteArguments>;
@@ -251,8 +257,11 @@ fn policies_json(policies: &[String]) -> String {
     serde_json::to_string(policies).unwrap_or_default()
 }
 
+/// When a question was last asked is written again only when it is this much later: its retention is days.
+pub(super) const ASKED_GRAIN_MS: i64 = 86_400_000;
+
 /// The number of a question and its answer, kept once for each org.
-pub(super) async fn verdict(conn: &mut Conn, org: Option<&OrgId>, d: &Decision) -> Result<i64, StoreError> {
+pub(super) async fn verdict(conn: &mut Conn, org: Option<&OrgId>, d: &Decision, at: Timestamp) -> Result<i64, StoreError> {
     let (policies, code) = (policies_json(&d.policies), d.code.map(|c| c.as_str()));
     let whole =
         [d.action, &d.principal, &d.resource, &d.facts, if d.allowed { "1" } else { "0" }, code.unwrap_or(""), &policies, &d.version];
@@ -262,8 +271,9 @@ pub(super) async fn verdict(conn: &mut Conn, org: Option<&OrgId>, d: &Decision) 
     let digest = key.digest(VERDICTS, &whole.join("\0"));
     let content = own.ok().map(|key| seal(&key, VERDICTS, &digest, d.facts.as_bytes())).transpose()?;
     sqlx::query(
-        "INSERT INTO verdicts (digest, action, principal, resource, org, allowed, code, policies_json, version, content) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (digest) DO NOTHING",
+        "INSERT INTO verdicts (digest, action, principal, resource, org, allowed, code, policies_json, version, content, last_ms) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) \
+         ON CONFLICT (digest) DO UPDATE SET last_ms = excluded.last_ms WHERE excluded.last_ms >= verdicts.last_ms + $12",
     )
     .bind(digest.as_str())
     .bind(d.action)
@@ -275,6 +285,8 @@ pub(super) async fn verdict(conn: &mut Conn, org: Option<&OrgId>, d: &Decision) 
     .bind(policies)
     .bind(&*d.version)
     .bind(content)
+    .bind(at.ms())
+    .bind(ASKED_GRAIN_MS)
     .execute(&mut **conn)
     .await
     .map_err(failed)?;
@@ -285,24 +297,6 @@ pub(super) async fn verdict(conn: &mut Conn, org: Option<&OrgId>, d: &Decision) 
 pub(super) async fn insert_decisions(conn: &mut Conn, rows: &[DecisionRow<'_>]) -> Result<i64, StoreError> {
     const HEAD: &str = "INSERT INTO decisions (at_ms, org, subject, verdict) VALUES";
     insert(conn, HEAD, 4, rows, |q, r| q.bind(r.at.ms()).bind(r.org.map(OrgId::as_str)).bind(r.subject).bind(r.verdict)).await
-}
-
-pub(super) async fn insert_refusals(conn: &mut Conn, rows: &[RefusalRow<'_>]) -> Result<(), StoreError> {
-    const HEAD: &str = "INSERT INTO refusals (at_ms, provider, profile, installation, org, code, verdict, digest, content, request) VALUES";
-    insert(conn, HEAD, 10, rows, |q, RefusalRow { record: r, sealed, verdict }| {
-        q.bind(r.at.ms())
-            .bind(r.provider.as_str())
-            .bind(r.profile.as_str())
-            .bind(r.installation.as_ref().map(|i| i.as_str()))
-            .bind(r.org.as_ref().map(OrgId::as_str))
-            .bind(r.code.as_str())
-            .bind(*verdict)
-            .bind(sealed.digest.as_str())
-            .bind(sealed.content.as_deref())
-            .bind(r.request.as_str())
-    })
-    .await
-    .map(|_| ())
 }
 
 pub(super) async fn insert_audit(conn: &mut Conn, rows: &[AuditRow<'_>]) -> Result<(), StoreError> {
@@ -346,7 +340,7 @@ pub(super) async fn audit(conn: &mut Conn, records: &[AuditRecord]) -> Result<()
     let mut rows = Vec::with_capacity(records.len());
     for record in records {
         let verdict = match &record.decision {
-            Some(decision) => Some(verdict(conn, record.org.as_ref(), decision).await?),
+            Some(decision) => Some(verdict(conn, record.org.as_ref(), decision, record.at).await?),
             None => None,
         };
         rows.push(AuditRow { record, verdict });
@@ -356,6 +350,19 @@ pub(super) async fn audit(conn: &mut Conn, records: &[AuditRecord]) -> Result<()
         Err(StoreError::Unavailable(_)) => Ok(()),
         done => done,
     }
+}
+
+/// Writes audit lines, except refusals that repeat: those are counted.
+pub(super) async fn audit_heard(conn: &mut Conn, repeats: &Repeats, records: &[AuditRecord]) -> Result<(), StoreError> {
+    let (mut from, mut written) = (0, Ok(()));
+    // Slices of neighbours, so that no line is copied.
+    for (at, record) in records.iter().enumerate() {
+        if !repeats.hear(record) {
+            written = written.and(audit(conn, records.get(from..at).unwrap_or_default()).await);
+            from = at + 1;
+        }
+    }
+    written.and(audit(conn, records.get(from..).unwrap_or_default()).await)
 }
 
 /// Forgets dedupe keys.

@@ -307,8 +307,8 @@ pub(super) async fn ping(pool: &SqlitePool) -> Result<(), StoreError> {
 fn listing(kind: &str) -> Option<(&'static str, &'static str, &'static str, &'static str)> {
     Some(match kind {
         "events" => (
-            "t.seq, t.id, t.received_ms, t.org, t.installation, t.agent, t.session, t.kind, t.meta_json, \
-             t.id AS sealed_id, t.org AS sealed_org, t.content",
+            "t.seq, t.id, t.received_ms, t.org, t.installation, t.agent, t.session, t.kind, t.body_removed_ms, t.body_removed_by, \
+             t.meta_json, t.id AS sealed_id, t.org AS sealed_org, t.content",
             "events t",
             "t.id",
             "t.kind",
@@ -334,8 +334,9 @@ fn listing(kind: &str) -> Option<(&'static str, &'static str, &'static str, &'st
             "t.outcome",
         ),
         "refusals" => (
-            "t.seq, t.at_ms, t.provider, t.profile, t.installation, t.org, t.code, COALESCE(v.policies_json, '[]') AS policies_json, \
-             v.version, t.digest, t.request, t.request AS sealed_id, t.org AS sealed_org, t.content",
+            "t.seq, t.at_ms, t.at_ms AS first_ms, t.last_ms, t.count, t.provider, t.profile, t.installation, t.org, t.code, \
+             COALESCE(v.policies_json, '[]') AS policies_json, v.version, t.digest, t.request, t.request AS sealed_id, \
+             t.org AS sealed_org, t.content",
             "refusals t LEFT JOIN verdicts v ON v.seq = t.verdict",
             "t.profile",
             "t.code",
@@ -476,8 +477,8 @@ pub(super) async fn journey(pool: &SqlitePool, keys: &ContentKeys, event: &Event
     let mut found = rows(
         source,
         "event",
-        "SELECT id, received_ms, org, installation, agent, session, kind, meta_json, id AS sealed_id, org AS sealed_org, content \
-         FROM events WHERE id = $1",
+        "SELECT id, received_ms, org, installation, agent, session, kind, body_removed_ms, body_removed_by, meta_json, \
+         id AS sealed_id, org AS sealed_org, content FROM events WHERE id = $1",
         event.as_str(),
     )
     .await?;

@@ -26,7 +26,7 @@ use crate::domain::rollout::RolloutStage;
 const LIBRARY_MIN: i32 = 3_051_003;
 
 /// Every migration, oldest first: version, description, text. Forward only.
-const MIGRATIONS: [(i64, &str, &str); 8] = [
+const MIGRATIONS: [(i64, &str, &str); 10] = [
     (1, "gateway", include_str!("../../schemas/sql/0001_gateway.sql")),
     (2, "flags", include_str!("../../schemas/sql/0002_flags.sql")),
     (3, "sessions", include_str!("../../schemas/sql/0003_sessions.sql")),
@@ -34,6 +34,8 @@ const MIGRATIONS: [(i64, &str, &str); 8] = [
     (6, "sessions by conversation", include_str!("../../schemas/sql/0006_sessions_by_conversation.sql")),
     (9, "rollout", include_str!("../../schemas/sql/0009_rollout.sql")),
     (10, "sealed", include_str!("../../schemas/sql/0010_sealed.sql")),
+    (11, "repeated refusals", include_str!("../../schemas/sql/0011_refusals.sql")),
+    (12, "retention", include_str!("../../schemas/sql/0012_retention.sql")),
     (13, "quotas", include_str!("../../schemas/sql/0013_quotas.sql")),
 ];
 

@@ -129,8 +129,6 @@ pub struct AcceptRequest {
     pub events: Vec<NewEvent>,
     /// The events, or the whole body, that may not.
     pub refusals: Vec<RefusalRecord>,
-    /// Decisions that refused.
-    pub denials: Vec<(Option<OrgId>, Arc<Decision>)>,
     /// What its events change of installations, whether they may go on or not.
     pub shifts: Vec<Shift>,
 }
@@ -427,6 +425,19 @@ pub enum Ended {
     Before,
     /// It was imported and no event has given it a route, so there is nothing to hand over; or it is that agent's already.
     NotHandable,
+}
+
+/// What came of making a delivery due again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Replayed {
+    /// It is due again.
+    Again,
+    /// There is none.
+    Unknown,
+    /// It is still on its way.
+    StillOpen,
+    /// The body of its event was removed: there is nothing to deliver.
+    BodyRemoved,
 }
 
 /// A conversation that an earlier system had under way. It has no route: the first event of its contact may give it one.

@@ -180,7 +180,14 @@ async fn verdict(conn: &mut Conn, row: &SqliteRow, org: Option<&OrgId>, key: &Co
     let seq = number(row, "seq")?.unwrap_or_default().to_string();
     let columns = "seq, action, principal, resource, allowed, code, policies_json, version";
     let texts = [Some(digest), org.map(ToString::to_string)];
-    copy(conn, (VERDICTS, ("seq", &seq)), columns, "digest, org", &texts, Some(content)).await
+    copy(conn, (VERDICTS, ("seq", &seq)), columns, "digest, org", &texts, Some(content)).await?;
+    // Nobody wrote down when it was last asked: retention counts from the last decision there is.
+    sqlx::query("UPDATE verdicts SET last_ms = COALESCE((SELECT at_ms FROM decisions ORDER BY seq DESC LIMIT 1), 0) WHERE seq = $1")
+        .bind(seq)
+        .execute(&mut **conn)
+        .await
+        .map(|_| ())
+        .map_err(failed)
 }
 
 async fn session(conn: &mut Conn, row: &SqliteRow, key: &ContentKey) -> Result<(), StoreError> {
@@ -215,7 +222,8 @@ async fn refusal(conn: &mut Conn, row: &SqliteRow, key: &ContentKey) -> Result<(
     let content = text(row, "excerpt")?.map(|excerpt| seal(key, REFUSALS, &request, excerpt.as_bytes())).transpose()?;
     let digest = key.digest(REFUSALS, &needed(row, "digest")?);
     let columns = "seq, at_ms, provider, profile, installation, org, code, verdict, request";
-    copy(conn, (REFUSALS, ("seq", &seq)), columns, "digest", &[Some(digest)], content).await
+    copy(conn, (REFUSALS, ("seq", &seq)), columns, "digest", &[Some(digest)], content).await?;
+    sqlx::query("UPDATE refusals SET last_ms = at_ms WHERE seq = $1").bind(seq).execute(&mut **conn).await.map(|_| ()).map_err(failed)
 }
 
 async fn send(conn: &mut Conn, row: &SqliteRow, key: &ContentKey) -> Result<(), StoreError> {

@@ -25,6 +25,7 @@ use crate::domain::clock::Timestamp;
 use crate::domain::ids::{OrgId, SessionId};
 use crate::domain::lifecycle::Shift;
 use crate::domain::record::{AuditRecord, Decision, RefusalRecord};
+use crate::domain::repeats::Repeats;
 
 /// A piece of work inside the writer's transaction.
 pub(super) type Work<'c, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'c>>;
@@ -110,17 +111,19 @@ fn ending(now: Timestamp, created: Timestamp, last: Timestamp, rules: &Rules) ->
     (aged || idle).then_some(aged)
 }
 
-/// What follows the rows in memory: the order of deliveries, sessions that others touched, and bytes by org.
-type Copies = (Arc<Mutex<Outbox>>, Arc<Mutex<Touched>>, Arc<Mutex<StoredBytes>>);
+/// What follows the rows in memory: the order of deliveries, sessions that others touched, and bytes by org, and refusals that repeat.
+type Copies = (Arc<Mutex<Outbox>>, Arc<Mutex<Touched>>, Arc<Mutex<StoredBytes>>, Repeats);
 
 struct Writer {
     conn: Conn,
     rules: Rules,
     sessions: HashMap<String, Remembered>,
-    verdicts: HashMap<usize, (Arc<Decision>, i64)>,
+    /// Each with its number and when it was last written.
+    verdicts: HashMap<usize, (Arc<Decision>, i64, Timestamp)>,
     outbox: Arc<Mutex<Outbox>>,
     touched: Arc<Mutex<Touched>>,
     stored_bytes: Arc<Mutex<StoredBytes>>,
+    repeats: Repeats,
 }
 
 pub(super) async fn run(
@@ -128,11 +131,11 @@ pub(super) async fn run(
     conn: Conn,
     rules: Rules,
     committed: watch::Sender<u64>,
-    (outbox, touched, stored_bytes): Copies,
+    (outbox, touched, stored_bytes, repeats): Copies,
     log_pages: Arc<AtomicI64>,
 ) {
     let batch_max = rules.batch_max;
-    let mut writer = Writer { conn, rules, sessions: HashMap::new(), verdicts: HashMap::new(), outbox, touched, stored_bytes };
+    let mut writer = Writer { conn, rules, sessions: HashMap::new(), verdicts: HashMap::new(), outbox, touched, stored_bytes, repeats };
     let mut batch = Vec::with_capacity(batch_max);
     loop {
         batch.clear();
@@ -211,6 +214,7 @@ impl Writer {
         let result = self.transact(&requests, tasks, &mut answers).await;
         match result {
             Ok(Kept { mut accepted, opened, closed, stored_bytes }) => {
+                self.repeats.committed();
                 let mut outbox = lock(&self.outbox);
                 for open in &opened {
                     outbox.push(open);
@@ -231,6 +235,7 @@ impl Writer {
                 self.sessions.clear();
                 self.verdicts.clear();
                 lock(&self.outbox).distrust();
+                self.repeats.undo(0);
                 for ack in acks {
                     let _ = ack.send(Err(error.clone()));
                 }
@@ -274,9 +279,11 @@ impl Writer {
     /// One failing task must not undo its neighbours.
     async fn in_savepoint(&mut self, work: AnyWork) -> Result<Box<dyn Any + Send>, StoreError> {
         queries::run(&mut self.conn, "SAVEPOINT task").await?;
+        let heard = self.repeats.mark();
         let answer = work(&mut self.conn).await;
         if answer.is_err() {
             lock(&self.outbox).distrust();
+            self.repeats.undo(heard);
             queries::run(&mut self.conn, "ROLLBACK TO task").await?;
         }
         queries::run(&mut self.conn, "RELEASE task").await?;
@@ -315,25 +322,25 @@ impl Writer {
             let decision_first = i64::try_from(decisions.len()).unwrap_or(i64::MAX);
             let mut last = None;
             for decision in &event.decisions {
-                let verdict = self.verdict(Some(&event.route.org), decision).await?;
+                let verdict = self.verdict(Some(&event.route.org), decision, request.received).await?;
                 decisions.push(DecisionRow { at: request.received, org: Some(&event.route.org), subject: event.id.as_str(), verdict });
                 last = Some(verdict);
             }
             rows.push(EventRow { request, event, sealed, session, session_new, decision_first, verdict: last });
         }
         let mut refusals = Vec::new();
-        for SealedRequest { request, refusals: sealed, .. } in requests.iter().map(AsRef::as_ref) {
-            for (org, decision) in &request.denials {
-                let verdict = self.verdict(org.as_ref(), decision).await?;
-                decisions.push(DecisionRow { at: request.received, org: org.as_ref(), subject: request.request.as_str(), verdict });
+        let records = requests.iter().flat_map(|request| request.request.refusals.iter().zip(&request.refusals));
+        for (record, sealed) in records {
+            let mut verdicts = Vec::with_capacity(record.decisions.len());
+            for decision in &record.decisions {
+                verdicts.push(self.verdict(record.org.as_ref(), decision, record.at).await?);
             }
-            for (record, sealed) in request.refusals.iter().zip(sealed) {
-                let verdict = match &record.decision {
-                    Some(decision) => Some(self.verdict(record.org.as_ref(), decision).await?),
-                    None => None,
-                };
-                refusals.push(RefusalRow { record, sealed, verdict });
-            }
+            refusals.push(RefusalRow { record, sealed, verdicts });
+        }
+        // A repeat is one more of its row, which has its decisions.
+        for row in queries::insert_refusals(&mut self.conn, &refusals).await? {
+            let (at, org, subject) = (row.record.at, row.record.org.as_ref(), row.record.request.as_str());
+            decisions.extend(row.verdicts.iter().map(|verdict| DecisionRow { at, org, subject, verdict: *verdict }));
         }
         let first = queries::insert_decisions(&mut self.conn, &decisions).await?;
         for row in &mut rows {
@@ -343,9 +350,13 @@ impl Writer {
         queries::insert_deliveries(&mut self.conn, &rows, first).await?;
         let stored_bytes = if rows.is_empty() { StoredBytes::new() } else { usage::events_added(&mut self.conn, first).await? };
         queries::insert_accepted(&mut self.conn, &rows).await?;
-        queries::insert_refusals(&mut self.conn, &refusals).await?;
         let lines: Vec<AuditRecord> = refusals.iter().map(|row| refused_line(row.record)).collect();
-        let lines: Vec<AuditRow<'_>> = lines.iter().zip(&refusals).map(|(record, row)| AuditRow { record, verdict: row.verdict }).collect();
+        let lines: Vec<AuditRow<'_>> = lines
+            .iter()
+            .zip(&refusals)
+            .filter(|(line, _)| self.repeats.hear(line))
+            .map(|(record, row)| AuditRow { record, verdict: row.verdicts.last().copied() })
+            .collect();
         queries::insert_audit(&mut self.conn, &lines).await?;
         queries::audit(&mut self.conn, &notes).await?;
         let opened = (first..)
@@ -365,16 +376,18 @@ impl Writer {
 
     /// The number of a decision's verdict. Decisions come out of the policies' cache, so most are the very same value; a
     /// remembered one is held, so that its address stays its own.
-    async fn verdict(&mut self, org: Option<&OrgId>, decision: &Arc<Decision>) -> Result<i64, StoreError> {
+    async fn verdict(&mut self, org: Option<&OrgId>, decision: &Arc<Decision>, at: Timestamp) -> Result<i64, StoreError> {
         let address = Arc::as_ptr(decision).addr();
-        if let Some((_, seq)) = self.verdicts.get(&address) {
+        if let Some((_, seq, written)) = self.verdicts.get(&address)
+            && at.ms() - written.ms() < queries::ASKED_GRAIN_MS
+        {
             return Ok(*seq);
         }
-        let seq = queries::verdict(&mut self.conn, org, decision).await?;
+        let seq = queries::verdict(&mut self.conn, org, decision, at).await?;
         if self.verdicts.len() >= VERDICTS_REMEMBERED {
             self.verdicts.clear();
         }
-        self.verdicts.insert(address, (decision.clone(), seq));
+        self.verdicts.insert(address, (decision.clone(), seq, at));
         Ok(seq)
     }
 

@@ -179,7 +179,6 @@ async fn accept(gateway: &TestGateway, agent: &str, conversations: usize, events
             received: now,
             events: some.iter().map(|n| event(*n)).collect(),
             refusals: Vec::new(),
-            denials: Vec::new(),
             shifts: Vec::new(),
         };
         gateway.store().accept_inbound(request).await.unwrap();

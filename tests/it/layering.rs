@@ -558,7 +558,7 @@ mod planted {
         one("http.rs", "fn f() { jiff::Timestamp::now() }", "the time is read");
         one("http.rs", "fn f() { std::time::Instant::now() }", "a stopwatch");
         none("http.rs", "fn f(at: Instant) { clock.now() }");
-        assert_eq!(super::listed(&super::STOPWATCHES, "ingress/unproved.rs"), Some("ingress"));
+        assert_eq!(super::listed(&super::STOPWATCHES, "ingress/synchronous.rs"), Some("ingress"));
         assert_eq!(super::listed(&super::STOPWATCHES, "ingress2.rs"), None);
         one("http.rs", "match kind { ProviderKind::Slack => 1, _ => 2 }", "tells providers apart");
         none("http.rs", "match ProviderKind::parse(word) { Some(kind) => kind, None => ProviderKind::ALL[0] }");

@@ -33,6 +33,7 @@ mod policy_diff;
 mod prove;
 mod rates;
 mod reload;
+mod retention;
 mod rollout;
 mod rollout_load;
 mod rotation;

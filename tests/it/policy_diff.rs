@@ -175,12 +175,12 @@ fn what_does_not_differ_in_meaning_is_no_difference() {
       reworded  look  was/a.cedar:1 → reworded/a.cedar:1  the same Cedar; its annotations say something else
 
     meaning
-      =  50 kinds of request: no policy that can decide them differs
+      =  51 kinds of request: no policy that can decide them differs
 
     rows
       0 decided by both, 0 differ
 
-    0 of 50 kinds of request differ (+ 0, - 0, ± 0, ~ 0); 0 of 0 rows
+    0 of 51 kinds of request differ (+ 0, - 0, ± 0, ~ 0); 0 of 0 rows
     "#);
     assert_snapshot!(desk.story(&["diff", "--from", "was", "--to", "turned"]), @r#"
     exit 0
@@ -192,12 +192,12 @@ fn what_does_not_differ_in_meaning_is_no_difference() {
 
     meaning
       =  Org EnterRollout Flag  the same in 2000 samples; that is no proof
-      =  49 kinds of request: no policy that can decide them differs
+      =  50 kinds of request: no policy that can decide them differs
 
     rows
       0 decided by both, 0 differ
 
-    0 of 50 kinds of request differ (+ 0, - 0, ± 0, ~ 0); 0 of 0 rows
+    0 of 51 kinds of request differ (+ 0, - 0, ± 0, ~ 0); 0 of 0 rows
     "#);
 }
 
@@ -319,7 +319,7 @@ fn recorded_decisions_are_decided_again() {
            from  allow by route.byoa
            to    refuse policy.no_permit by no policy
 
-    1 of 50 kinds of request differ (+ 0, - 1, ± 0, ~ 0); 0 of 0 rows; 1 of ALL recorded decisions
+    1 of 51 kinds of request differ (+ 0, - 1, ± 0, ~ 0); 0 of 0 rows; 1 of ALL recorded decisions
     "#);
     let (_, out) = diff("1", "json");
     let value: Value = serde_json::from_str(&out).unwrap();

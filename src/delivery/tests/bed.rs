@@ -214,14 +214,8 @@ impl Bed {
             media_type: "application/json",
             decisions: Vec::new(),
         };
-        let request = AcceptRequest {
-            request: RequestId::fresh(now),
-            received: now,
-            events: vec![event],
-            refusals: Vec::new(),
-            denials: Vec::new(),
-            shifts: Vec::new(),
-        };
+        let request =
+            AcceptRequest { request: RequestId::fresh(now), received: now, events: vec![event], refusals: Vec::new(), shifts: Vec::new() };
         self.store.accept_inbound(request).await.unwrap();
         self.texts.insert(id.clone(), text.into());
         id

@@ -81,6 +81,15 @@ pub struct ShredOrg {
     pub org: OrgFacts,
 }
 
+/// May this operator remove everything of one person?
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct PurgePerson {
+    /// Who asks.
+    pub operator: OperatorFacts,
+    /// Whose customer the person is.
+    pub org: OrgFacts,
+}
+
 impl sealed::Ask for RotateSecret {
     fn question(&self, mut slice: Slice<'_>) -> Result<Question, Unfit> {
         let principal = slice.operator(&self.operator)?;
@@ -191,6 +200,22 @@ impl sealed::Ask for ShredOrg {
     }
 }
 
+impl sealed::Ask for PurgePerson {
+    fn question(&self, mut slice: Slice<'_>) -> Result<Question, Unfit> {
+        let principal = slice.operator(&self.operator)?;
+        let resource = slice.org(&self.org)?;
+        slice.question(principal, Self::NAME, resource, vec![])
+    }
+
+    fn cache(caches: &Caches) -> &Cache<Self> {
+        &caches.purge_person
+    }
+}
+
+impl Action for PurgePerson {
+    const NAME: &'static str = "PurgePerson";
+}
+
 impl Action for RotateSecret {
     const NAME: &'static str = "RotateSecret";
 }
@@ -257,6 +282,7 @@ macro_rules! operator_questions {
             rotate_secret: Cache<RotateSecret>,
             revoke_secret: Cache<RevokeSecret>,
             shred_org: Cache<ShredOrg>,
+            purge_person: Cache<PurgePerson>,
             set_rollout_flag: Cache<SetRolloutFlag>,
             run_matrix: Cache<RunMatrix>,
             roll_back: Cache<RollBack>,

@@ -139,13 +139,13 @@ fn laws_are_compared_by_what_they_permit() {
         (all.len(), changed.map(|d| format!("{} {}", d.sign(), d.environment)).collect::<Vec<_>>())
     };
     let less = prover.compare(&shipped, &narrower, |_| {}).unwrap();
-    assert_eq!(signs(&less), (50, vec!["- Org EnterRollout Flag".to_owned()]));
+    assert_eq!(signs(&less), (51, vec!["- Org EnterRollout Flag".to_owned()]));
     let lost = less.iter().find_map(|d| d.lost.as_ref()).unwrap();
     assert_eq!((lost.from.allow, lost.to.code), (true, Some(ReasonCode::RolloutStageOff)));
     assert_eq!(lost.from.policies, ["rollout.enter.canary"]);
     assert!(lost.case.ruled(&shipped.law).unwrap().code.is_none());
     let more = prover.compare(&narrower, &shipped, |_| {}).unwrap();
-    assert_eq!(signs(&more), (50, vec!["+ Org EnterRollout Flag".to_owned()]));
+    assert_eq!(signs(&more), (51, vec!["+ Org EnterRollout Flag".to_owned()]));
     assert_eq!(signs(&prover.compare(&shipped, &shipped, |_| {}).unwrap()).1, Vec::<String>::new());
 
     // Another text for the same law is no difference; another law under the same id is one.

@@ -2,10 +2,10 @@
 
 use sqlx::Row;
 
-use super::super::StoreError;
 use super::super::conn::Conn;
 use super::super::outbox::{Halted, Open};
 use super::super::writer::failed;
+use super::super::{Replayed, StoreError};
 use super::audit;
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Attempt, Claimed, Settled};
@@ -168,24 +168,29 @@ pub(in crate::store) async fn release<'c>(conn: &mut Conn, claimed: &'c [Claimed
     Ok(released)
 }
 
-/// `None` when there is no such delivery, `Some(None)` when it is still open; else it is open again.
+/// Makes a settled delivery due again; the delivery as it is open now goes into `opened`.
 pub(in crate::store) async fn replay(
     conn: &mut Conn,
     id: &DeliveryId,
     line: &AuditRecord,
     now: Timestamp,
-) -> Result<Option<Option<Open>>, StoreError> {
-    let Some(seq) = id.number() else { return Ok(None) };
+    opened: &mut Vec<Open>,
+) -> Result<Replayed, StoreError> {
+    let Some(seq) = id.number() else { return Ok(Replayed::Unknown) };
     let row = sqlx::query(
-        "SELECT d.settled_ms IS NULL, d.session, d.agent, e.installation, d.org FROM deliveries d JOIN events e ON e.seq = d.seq WHERE d.seq = $1",
+        "SELECT d.settled_ms IS NULL, d.session, d.agent, e.installation, d.org, e.content IS NULL \
+         FROM deliveries d JOIN events e ON e.seq = d.seq WHERE d.seq = $1",
     )
     .bind(seq)
     .fetch_optional(&mut **conn)
     .await
     .map_err(failed)?;
-    let Some(row) = row else { return Ok(None) };
+    let Some(row) = row else { return Ok(Replayed::Unknown) };
     if row.try_get(0).map_err(failed)? {
-        return Ok(Some(None));
+        return Ok(Replayed::StillOpen);
+    }
+    if row.try_get(5).map_err(failed)? {
+        return Ok(Replayed::BodyRemoved);
     }
     // A replay counts its attempts anew; the lease goes on growing, so that nobody's old one fits.
     sqlx::query(
@@ -200,5 +205,6 @@ pub(in crate::store) async fn replay(
     audit(conn, std::slice::from_ref(line)).await?;
     let text = |i: usize| row.try_get::<String, _>(i).map_err(failed);
     let (session, agent, installation, org) = (text(1)?, text(2)?, text(3)?, text(4)?);
-    Ok(Some(Some(Open { seq, session, org, agent, installation, at_ms: now.ms(), leased: false })))
+    opened.push(Open { seq, session, org, agent, installation, at_ms: now.ms(), leased: false });
+    Ok(Replayed::Again)
 }

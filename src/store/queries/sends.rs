@@ -6,11 +6,12 @@ use super::super::conn::Conn;
 use super::super::content::{SENDS, SendContent, open_json, seal_json};
 use super::super::writer::failed;
 use super::super::{FinishedSend, NewSend, SendStart, StoreError};
-use super::{DecisionRow, audit, insert_decisions, legacy_used, verdict};
+use super::{DecisionRow, audit, audit_heard, insert_decisions, legacy_used, verdict};
 use crate::domain::clock::Timestamp;
 use crate::domain::guard::{Guard, stands};
 use crate::domain::ids::{AgentId, DecisionId, OrgId};
 use crate::domain::reason::ReasonCode;
+use crate::domain::repeats::Repeats;
 
 pub(in crate::store) async fn begin_send(conn: &mut Conn, agent: &AgentId, send: &NewSend) -> Result<SendStart, StoreError> {
     let body = conn.key(None)?.digest(SENDS, &send.digest);
@@ -55,11 +56,15 @@ pub(in crate::store) async fn begin_send(conn: &mut Conn, agent: &AgentId, send:
     Ok(SendStart::Fresh)
 }
 
-pub(in crate::store) async fn finish_send(conn: &mut Conn, send: &FinishedSend) -> Result<serde_json::Value, StoreError> {
+pub(in crate::store) async fn finish_send(
+    conn: &mut Conn,
+    repeats: &Repeats,
+    send: &FinishedSend,
+) -> Result<serde_json::Value, StoreError> {
     let at = send.audit.at;
     let mut rows = Vec::with_capacity(send.decisions.len());
     for decision in &send.decisions {
-        let verdict = verdict(conn, send.org.as_ref(), decision).await?;
+        let verdict = verdict(conn, send.org.as_ref(), decision, at).await?;
         rows.push(DecisionRow { at, org: send.org.as_ref(), subject: send.id.as_str(), verdict });
     }
     let first = insert_decisions(conn, &rows).await?;
@@ -107,7 +112,12 @@ pub(in crate::store) async fn finish_send(conn: &mut Conn, send: &FinishedSend) 
     if let Some(binding) = &send.legacy {
         legacy_used(conn, binding, at).await?;
     }
-    audit(conn, std::slice::from_ref(&send.audit)).await?;
+    let line = std::slice::from_ref(&send.audit);
+    match send.state {
+        // It left, or may have: each has its line.
+        "failed" | "unknown" => audit(conn, line).await?,
+        _ => audit_heard(conn, repeats, line).await?,
+    }
     Ok(answer)
 }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use byoa_gateway::app::{EnvSecrets, Gateway, Outfit};
-use byoa_gateway::config::Config;
+use byoa_gateway::config::{Config, RetentionSection};
 use byoa_gateway::delivery::DeliveryObserver;
 use byoa_gateway::domain::clock::{Clock, Timestamp};
 use byoa_gateway::domain::installation::ProviderKind;
@@ -172,7 +172,7 @@ impl TestGateway {
 
     /// Removes what its retention has passed, as the hourly sweep does.
     pub async fn sweep(&self) {
-        self.gateway.store().sweep(self.clock.now()).await.unwrap();
+        self.gateway.store().sweep(&RetentionSection::default(), self.clock.now()).await.unwrap();
     }
 
     /// The fields of a listing's rows, oldest first, as an operator sees them: content is opened.
