@@ -210,8 +210,9 @@ pub(super) fn redacted(text: &str) -> String {
             from = at;
         }
     }
-    // The set's version changes with every policy, a fingerprint and a resource's version with every master key.
-    for name in ["\"policy_version\":\"", "\"fingerprint\":\"", "\"version\":\""] {
+    // The set's version changes with every policy, a digest with every org's key, a fingerprint and a resource's version with every
+    // master key.
+    for name in ["\"digest\":\"", "\"policy_version\":\"", "\"fingerprint\":\"", "\"version\":\""] {
         let mut parts = out.split(name);
         let first = parts.next().unwrap_or_default().to_owned();
         let rest = parts.map(|part| format!("{name}…{}", part.trim_start_matches(|c: char| c.is_ascii_hexdigit())));

@@ -63,5 +63,8 @@ pub(super) async fn parked(pool: &SqlitePool, keys: &ContentKeys, installation: 
         let (conversation, to) = opened.map_or((None, None), |place: PlaceContent| (Some(place.conversation), place.moved_to));
         json!({"conversation": conversation, "state": state, "moved_to": to, "since": Timestamp::from_ms(at)})
     };
-    Ok((waiting, places.into_iter().map(shown).collect()))
+    let mut shown: Vec<Json> = places.into_iter().map(shown).collect();
+    // Rows are in the order of digests, which is nobody's order.
+    shown.sort_by(|a, b| a.get("conversation").and_then(Json::as_str).cmp(&b.get("conversation").and_then(Json::as_str)));
+    Ok((waiting, shown))
 }

@@ -154,7 +154,7 @@ permit (principal in Byoa::Role::"security", action == Byoa::Action::"ConnectIns
     let (code, json, _) = desk.run(&["--policies", "was", "diff", "--to", "is", "--format", "json"]);
     let mut value: Value = serde_json::from_str(&json).unwrap();
     let meaning = value["meaning"].as_array_mut().unwrap();
-    assert_eq!((code, meaning.len()), (1, 50));
+    assert_eq!((code, meaning.len()), (1, 51));
     meaning.retain(|change| change["change"] != "=" || change["environment"] == "Operator ReadAudit Gateway");
     assert_snapshot!("diff-json", format!("{value:#}"));
 }
