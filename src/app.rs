@@ -20,9 +20,10 @@ use crate::domain::ids::AgentId;
 use crate::domain::matrix::Player;
 use crate::domain::reason::{Failure, ReasonCode};
 use crate::domain::repeats::FLUSH_EVERY_MS;
-use crate::egress::{Egress, Refreshers};
+use crate::egress::{Calls, Egress, Refreshers};
+use crate::http::gate::{self, Gate};
 use crate::http::listener::{Listening, listen};
-use crate::http::{self, Rooms};
+use crate::http::{self, Bodies, Rooms};
 use crate::ingress::Ingress;
 use crate::policy::accept::{Passed, Terms};
 use crate::policy::reload::{Done, Reloader, Status};
@@ -127,6 +128,7 @@ impl Gateway {
             // Where another process delivers, the answer arrives there.
             synchronous: Duration::from_millis(if config.delivery.concurrency == 0 { 0 } else { config.limits.synchronous_ms }),
         };
+        let proved = http::shared(config.limits.proved_bytes_max);
         let egress = Egress {
             store: store.clone(),
             vault: vault.clone(),
@@ -138,6 +140,8 @@ impl Gateway {
             limits: config.limits.clone(),
             used: Arc::default(),
             refreshers: Refreshers::default(),
+            calls: Calls::default(),
+            held: proved.clone(),
         };
         let admin = Admin {
             store: store.clone(),
@@ -197,15 +201,23 @@ impl Gateway {
             clock: clock.clone(),
             config: config.clone(),
             failures,
+            bodies: Bodies::new(&config.limits, proved),
             draining: stopping.clone(),
         });
-        let bind = |address: SocketAddr, router| listen(address, router, &limits, rooms.metrics.clone(), stopping.clone());
+        let bind = |address: SocketAddr, router, gate| listen(address, router, &limits, gate, rooms.metrics.clone(), stopping.clone());
+        let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let connections_max = gate::connections_max(limits.connections_max, descriptors, config.delivery.concurrency);
+        if connections_max < limits.connections_max {
+            tracing::warn!(connections_max, descriptors, "there are descriptors for fewer connections than limits.connections_max");
+        }
+        let at_public = Gate::public(connections_max, limits.connections_per_address_max, config.trusted_proxies.clone());
         let cannot = |address: SocketAddr| {
             move |e: std::io::Error| Failure::new(ReasonCode::ConfigInvalid, format!("cannot listen on {address}: {e}"))
         };
-        let Listening { address: public, task: public_task } = bind(public, http::public(&rooms)).await.map_err(cannot(public))?;
+        let Listening { address: public, task: public_task } =
+            bind(public, http::public(&rooms), at_public).await.map_err(cannot(public))?;
         let Listening { address: operator, task: operator_task } =
-            bind(operator, http::operator(&rooms)).await.map_err(cannot(operator))?;
+            bind(operator, http::operator(&rooms), Gate::operators()).await.map_err(cannot(operator))?;
         let workers = vec![
             tokio::spawn(courier.run(stopping.clone())),
             tokio::spawn(end_rotation(rooms.admin.clone())),

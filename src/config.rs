@@ -39,7 +39,7 @@ pub struct Config {
     pub delivery: DeliverySection,
     /// Which addresses agents may live on.
     pub egress: EgressSection,
-    /// Proxies (addresses) whose forwarded headers are believed.
+    /// Proxies (addresses), whose connections are not counted by address.
     pub trusted_proxies: Vec<std::net::IpAddr>,
     /// How long, how many, how large.
     pub limits: Limits,
@@ -286,8 +286,15 @@ pub struct Limits {
     pub header_timeout_ms: u64,
     /// From the end of the headers to the end of the body, in milliseconds.
     pub body_timeout_ms: u64,
-    /// Connections at once, on each listener.
+    /// Connections at once on the public listener; 0 is as many as there are file descriptors for. The operator listener has 128
+    /// of its own.
     pub connections_max: usize,
+    /// Connections at once from one address (IPv6: one network of 64 bits); those in `trusted_proxies` are not counted.
+    pub connections_per_address_max: usize,
+    /// Without progress of what is written, in milliseconds; then the connection ends.
+    pub write_timeout_ms: u64,
+    /// A connection in all, in milliseconds; the request that is under way then is still answered.
+    pub connection_life_ms: u64,
     /// Requests that wait for the store's writer; more are answered 503.
     pub queue_max: usize,
     /// Requests in one commit.
@@ -298,6 +305,14 @@ pub struct Limits {
     pub provider_answer_bytes_max: usize,
     /// Body of a call of a provider's SDK, and of its answer, in bytes: files go through.
     pub sdk_body_bytes_max: usize,
+    /// Bodies of requests in memory whose senders are known, and answers to agents, in bytes; one agent's are at most a quarter.
+    pub proved_bytes_max: usize,
+    /// Bodies of requests in memory whose senders are not known yet, in bytes; those to one address are at most a quarter.
+    pub unproved_bytes_max: usize,
+    /// Files on their way from agents, in temporary files, in bytes; one agent's are at most a quarter.
+    pub spooled_bytes_max: usize,
+    /// Calls of one agent under way at once; all agents of one org together have four times as many.
+    pub agent_calls_max: usize,
     /// One call to a provider, in milliseconds.
     pub provider_timeout_ms: u64,
     /// A file that is fetched for an agent, in bytes.
@@ -330,12 +345,19 @@ impl Default for Limits {
             header_lines_max: 100,
             header_timeout_ms: 10_000,
             body_timeout_ms: 10_000,
-            connections_max: 4_096,
+            connections_max: 0,
+            connections_per_address_max: 256,
+            write_timeout_ms: 10_000,
+            connection_life_ms: 600_000,
             queue_max: 4_096,
             batch_max: 512,
             api_body_bytes_max: 1024 * 1024,
             provider_answer_bytes_max: 1024 * 1024,
             sdk_body_bytes_max: 50 * 1024 * 1024,
+            proved_bytes_max: 64 * 1024 * 1024,
+            unproved_bytes_max: 64 * 1024 * 1024,
+            spooled_bytes_max: 1024 * 1024 * 1024,
+            agent_calls_max: 64,
             provider_timeout_ms: 20_000,
             media_bytes_max: 100 * 1024 * 1024,
             media_timeout_ms: 300_000,
@@ -352,6 +374,9 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// One sender has at most a budget of bytes divided by this.
+    pub const SHARES: usize = 4;
+
     /// The percentage of one provider; 100 where nothing is said.
     pub fn provider_rate(&self, provider: ProviderKind) -> u32 {
         self.provider_rate_percent.get(&provider).copied().unwrap_or(100)

@@ -4,6 +4,7 @@
 //! refused send never reaches a token. Floor 7.
 
 mod call;
+mod calls;
 pub mod limits;
 mod media;
 mod refresh;
@@ -35,11 +36,13 @@ use crate::store::{FinishedSend, NewSend, SendStart, SessionView, Store};
 use crate::telemetry::metrics::Metrics;
 use crate::transport::Transport;
 use crate::vault::Vault;
+use crate::wire::budget::Budget;
 use crate::wire::problem::problem;
 use call::Call;
+pub use calls::{Calls, Underway};
 pub use media::Media;
 pub use refresh::Refreshers;
-pub use sdk::{SdkAnswer, SdkCall};
+pub use sdk::{AnswerBody, SdkAnswer, SdkCall};
 
 /// Everything the pipeline needs. Cheap to clone.
 #[derive(Clone)]
@@ -64,6 +67,10 @@ pub struct Egress {
     pub used: Arc<limits::Used>,
     /// Who refreshes which credential now.
     pub refreshers: Refreshers,
+    /// Who has calls under way.
+    pub calls: Calls,
+    /// Counts what answers take in memory on their way to an agent.
+    pub held: Budget,
 }
 
 /// `POST /v1/messages`
@@ -171,11 +178,22 @@ struct Receipt {
 const KEY_CHARS_MAX: usize = 255;
 
 impl Egress {
-    /// Sends one message. Runs to its end even when the caller hangs up: what left is recorded.
-    pub async fn send(&self, principal: AgentPrincipal, key: Option<String>, body: Bytes, request: RequestId) -> SendAnswer {
+    /// Sends one message. Runs to its end even when the caller hangs up: what left is recorded, and until then it is under way.
+    pub async fn send(
+        &self,
+        principal: AgentPrincipal,
+        key: Option<String>,
+        body: Bytes,
+        request: RequestId,
+        underway: Underway,
+    ) -> SendAnswer {
         let id = MessageId::fresh(self.clock.now());
         let (this, who, message, asked) = (self.clone(), principal.clone(), id.clone(), request.clone());
-        self.to_its_end(id, &principal, &request, async move { this.run(message, &who, key, &body, &asked).await }).await
+        let send = async move {
+            let _underway = underway;
+            this.run(message, &who, key, &body, &asked).await
+        };
+        self.to_its_end(id, &principal, &request, send).await
     }
 
     /// Runs a send apart from whoever waits for it. One that breaks is settled too, as one whose outcome nobody knows: its
@@ -360,6 +378,7 @@ impl Egress {
             method: provider.send_method(),
             conversation: Some(&message.conversation),
             answer_bytes_max: self.limits.provider_answer_bytes_max,
+            file: false,
         };
         let response = self
             .call(directory, lease, &call, |installation, token, api_base| provider.render(message, &installation.account, token, api_base))

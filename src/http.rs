@@ -4,11 +4,13 @@ mod api;
 mod budget;
 mod extract;
 mod framing;
+pub mod gate;
 mod import;
 pub mod listener;
 mod matrix;
 mod media;
 mod messages;
+mod pace;
 mod replies;
 mod respond;
 mod rollout;
@@ -32,6 +34,7 @@ use crate::quota::failures::FailureBudgets;
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
 use crate::vault::Vault;
+pub use extract::{Bodies, shared};
 
 /// Everything the doors open on.
 pub struct Rooms {
@@ -59,6 +62,8 @@ pub struct Rooms {
     pub config: Config,
     /// How many requests may fail to prove themselves.
     pub failures: Arc<FailureBudgets>,
+    /// How many bytes of bodies are held at once.
+    pub bodies: Bodies,
     /// Set while draining: not ready any more.
     pub draining: tokio::sync::watch::Receiver<bool>,
 }

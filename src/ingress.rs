@@ -116,7 +116,9 @@ impl Ingress {
         }
         let headers = identified.inspect(head, &self.vault, head.received).map_err(stop)?;
         let body = body.read(body_bytes_max).await.map_err(refuse)?;
-        let proved = in_proportion(body.len(), || headers.verify(&body)).map_err(refuse)?;
+        let proved = in_proportion(body.bytes.len(), || headers.verify(&body.bytes)).map_err(refuse)?;
+        // What is proved makes room for the next request that is not.
+        let body = body.prove(claimed.id.as_str()).map_err(refuse)?.bytes;
 
         if proved.slot() == providers::SecretSlot::Previous {
             self.metrics.previous_secret_used(claimed.provider);
@@ -493,6 +495,7 @@ fn shows_payload(code: ReasonCode) -> bool {
             | ReasonCode::AuthnIdentityInvalid
             | ReasonCode::IngressJsonInvalid
             | ReasonCode::IngressJsonTooDeep
+            | ReasonCode::IngressJsonTooManyValues
             | ReasonCode::IngressJsonDuplicateKey
             | ReasonCode::IngressFormMalformed
             | ReasonCode::IngressPayloadMalformed

@@ -26,7 +26,7 @@ use crate::domain::message::{InboundEvent, OutboundMessage, SendReceipt};
 use crate::domain::reason::ReasonCode;
 use crate::domain::secret::Secret;
 use crate::wire::json::Json;
-use crate::wire::{RequestHead, WireRequest, WireResponse};
+use crate::wire::{Payload, RequestHead, WireRequest, WireResponse};
 
 /// Which of a profile's secrets a signature was made with.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -558,7 +558,7 @@ fn lay_over(ours: &mut Map<String, Value>, message: &OutboundMessage, reserved: 
 /// A GET, with the credential as bearer token where the provider wants it there.
 fn get(url: String, bearer: Option<&Secret>) -> WireRequest {
     let headers = bearer.map(|token| ("authorization", Secret::new(format!("Bearer {}", token.expose()))));
-    WireRequest { method: Method::GET, url: Secret::new(url), headers: headers.into_iter().collect(), body: Bytes::new() }
+    WireRequest { method: Method::GET, url: Secret::new(url), headers: headers.into_iter().collect(), body: Payload::default() }
 }
 
 /// A JSON POST, with the credential as bearer token where the provider wants it there.

@@ -6,18 +6,24 @@
 pub mod guard;
 
 use std::error::Error as StdError;
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::stream::Stream;
 use http::{HeaderMap, HeaderValue};
+use hyper::body::{Body, Frame, SizeHint};
 use url::Url;
 
 pub use guard::agent_url;
 
 use crate::domain::guard::{Guard, stands};
 use crate::domain::reason::{Failure, ReasonCode};
-use crate::wire::{WireRequest, WireResponse};
+use crate::wire::budget::Held;
+use crate::wire::{Payload, WireRequest, WireResponse};
 
 /// Names, TCP and TLS of one connection. Shorter than a call's own deadline, so that an address nobody answers at ends as
 /// "nothing left" and not as "who knows".
@@ -50,7 +56,7 @@ pub enum TransportError {
     /// The connection broke. The request may have left.
     #[error("the connection broke: {0}")]
     Reset(String),
-    /// The answer is longer than the caller reads. The request left.
+    /// The answer is longer than the caller reads, or than there is room for. The request left.
     #[error("the answer is too large")]
     AnswerTooLarge,
 }
@@ -101,12 +107,7 @@ impl Transport {
     /// # Errors
     /// [`TransportError`]
     pub async fn send(&self, request: WireRequest, timeout_ms: u64, answer_bytes_max: usize) -> Result<WireResponse, TransportError> {
-        let mut answer = self.open(request, timeout_ms, u64::try_from(answer_bytes_max).unwrap_or(u64::MAX)).await?;
-        let mut body = BytesMut::new();
-        while let Some(chunk) = answer.chunk().await? {
-            body.extend_from_slice(&chunk);
-        }
-        Ok(WireResponse { status: answer.status, headers: answer.headers, body: body.freeze() })
+        self.open(request, timeout_ms, u64::try_from(answer_bytes_max).unwrap_or(u64::MAX)).await?.whole(None).await
     }
 
     /// Sends one request and returns when the head of its answer is here. The body is read with [`Streamed::chunk`], all of
@@ -127,7 +128,7 @@ impl Transport {
             value.set_sensitive(true);
             call = call.header(*name, value);
         }
-        let mut response = call.body(request.body).send().await.map_err(sort)?;
+        let mut response = call.body(outgoing(request.body)).send().await.map_err(sort)?;
         let length = response.content_length();
         if length.is_some_and(|bytes| bytes > answer_bytes_max) && stands(Guard::AnswerLength) {
             return Err(TransportError::AnswerTooLarge);
@@ -151,6 +152,21 @@ pub struct Streamed {
 }
 
 impl Streamed {
+    /// The whole answer; what of it is in memory is counted in `held`, where that is given.
+    ///
+    /// # Errors
+    /// [`TransportError`]
+    pub async fn whole(mut self, mut held: Option<&mut Held>) -> Result<WireResponse, TransportError> {
+        let mut body = BytesMut::new();
+        while let Some(chunk) = self.chunk().await? {
+            if let Some(held) = &mut held {
+                held.grow(body.len().saturating_add(chunk.len())).map_err(|_| TransportError::AnswerTooLarge)?;
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(WireResponse { status: self.status, headers: self.headers, body: body.freeze() })
+    }
+
     /// The next piece of the body; `None` at its end.
     ///
     /// # Errors
@@ -160,6 +176,33 @@ impl Streamed {
         let left = u64::try_from(chunk.len()).ok().and_then(|bytes| self.left.checked_sub(bytes));
         self.left = left.or((!stands(Guard::AnswerLength)).then_some(0)).ok_or(TransportError::AnswerTooLarge)?;
         Ok(Some(chunk))
+    }
+}
+
+fn outgoing(payload: Payload) -> reqwest::Body {
+    match payload {
+        Payload::Whole(bytes) => bytes.into(),
+        payload => reqwest::Body::wrap(Outgoing { length: payload.length(), pieces: Box::pin(payload.into_pieces()) }),
+    }
+}
+
+/// A body that is read from its file while it is sent. Its length is known, so it is sent with one and not in chunks, which not
+/// every provider takes.
+struct Outgoing {
+    length: u64,
+    pieces: Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send + Sync>>,
+}
+
+impl Body for Outgoing {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        self.pieces.as_mut().poll_next(cx).map(|piece| piece.map(|piece| piece.map(Frame::data)))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.length)
     }
 }
 

@@ -1,6 +1,5 @@
 //! Talks to a running gateway's operator listener.
 
-use bytes::Bytes;
 use http::Method;
 use serde_json::Value;
 
@@ -8,7 +7,7 @@ use super::{CliError, Target};
 use crate::authn::operator::Operators;
 use crate::domain::secret::Secret;
 use crate::transport::{Transport, TransportError};
-use crate::wire::{WireRequest, WireResponse};
+use crate::wire::{Payload, WireRequest, WireResponse};
 
 const TIMEOUT_MS: u64 = 30_000;
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -38,7 +37,7 @@ impl Target {
                 ("authorization", Secret::new(format!("Bearer {}", token.expose()))),
                 ("content-type", Secret::new("application/json".into())),
             ],
-            body: body.map_or_else(Bytes::new, |b| Bytes::from(b.to_string())),
+            body: body.map_or_else(Payload::default, |b| b.to_string().into()),
         };
         let response = self.send(request, &self.base()).await?;
         let answer: Value = if response.body.is_empty() {

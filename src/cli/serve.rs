@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::CliError;
@@ -33,6 +34,16 @@ pub(super) fn harden() {
     }
 }
 
+/// The soft limit of file descriptors is often a fraction of what the process may have.
+fn raise_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
+    {
+        tracing::warn!(error = %error, soft = limit.current, hard = limit.maximum, "the limit of file descriptors could not be raised");
+    }
+}
+
 fn listen_for(kind: SignalKind) -> Result<Signal, CliError> {
     signal(kind).map_err(|e| CliError::Unable(format!("signals: {e}")))
 }
@@ -40,6 +51,7 @@ fn listen_for(kind: SignalKind) -> Result<Signal, CliError> {
 pub(super) async fn run(config: Config) -> Result<(), CliError> {
     start_log(&config.log);
     harden();
+    raise_descriptors();
     let (mut term, mut int) = (listen_for(SignalKind::terminate())?, listen_for(SignalKind::interrupt())?);
     let outfit = Outfit { player: Some(matrix::player()), ..Outfit::default() };
     let gateway = Gateway::start_with(config, env_secrets(), Clock::system(), outfit)

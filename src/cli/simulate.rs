@@ -1,7 +1,6 @@
 //! `byoa simulate`: a signed webhook, made by the gateway, posted from here.
 
 use base64::Engine as _;
-use bytes::Bytes;
 use http::Method;
 use serde_json::Value;
 
@@ -27,7 +26,7 @@ pub(super) async fn run(target: &Target, ask: Value, public_server: Option<Strin
     }
     // Header names of a request outlive it; there are a handful of them in a short-lived process.
     let headers = headers.into_iter().map(|(n, v)| (&*n.leak(), Secret::new(v))).collect();
-    let request = WireRequest { method: Method::POST, url: Secret::new(format!("{base}{path}")), headers, body: Bytes::from(body) };
+    let request = WireRequest { method: Method::POST, url: Secret::new(format!("{base}{path}")), headers, body: body.into() };
     let answer = target.send(request, &base).await?;
     anstream::println!(
         "{} {} {path} → {}",

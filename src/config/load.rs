@@ -4,8 +4,11 @@ use std::path::{Path, PathBuf};
 
 use serde_yaml::Value;
 
-use super::{Config, SETTLE_MS};
+use super::{Config, Limits, SETTLE_MS};
 use crate::domain::reason::ReasonCode;
+
+/// The largest body that a provider sends.
+const BODY_BYTES_LARGEST: usize = 3 * 1024 * 1024;
 
 /// Why there is no configuration to run by.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -100,7 +103,8 @@ fn validate(config: &Config) -> Result<(), ConfigError> {
         ("delivery.agent_concurrency", delivery.agent_concurrency),
         ("limits.header_bytes_max", limits.header_bytes_max),
         ("limits.header_lines_max", limits.header_lines_max),
-        ("limits.connections_max", limits.connections_max),
+        ("limits.connections_per_address_max", limits.connections_per_address_max),
+        ("limits.agent_calls_max", limits.agent_calls_max),
         ("limits.queue_max", limits.queue_max),
         ("limits.batch_max", limits.batch_max),
         ("limits.api_body_bytes_max", limits.api_body_bytes_max),
@@ -108,6 +112,22 @@ fn validate(config: &Config) -> Result<(), ConfigError> {
     ] {
         if value == 0 {
             return no(&format!("{name} must be at least 1"));
+        }
+    }
+    for (name, value) in [("limits.write_timeout_ms", limits.write_timeout_ms), ("limits.connection_life_ms", limits.connection_life_ms)] {
+        if value == 0 {
+            return no(&format!("{name} must be at least 1"));
+        }
+    }
+    // One sender has a share of each: the largest body must find room in it.
+    let largest = limits.api_body_bytes_max.max(BODY_BYTES_LARGEST).saturating_mul(Limits::SHARES);
+    for (name, value, least) in [
+        ("limits.unproved_bytes_max", limits.unproved_bytes_max, largest),
+        ("limits.proved_bytes_max", limits.proved_bytes_max, largest),
+        ("limits.spooled_bytes_max", limits.spooled_bytes_max, limits.sdk_body_bytes_max.saturating_mul(Limits::SHARES)),
+    ] {
+        if value < least {
+            return no(&format!("{name} must be at least {least}: one sender has a quarter, and the largest body is read"));
         }
     }
     if limits.header_bytes_max < 8192 {

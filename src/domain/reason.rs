@@ -103,6 +103,8 @@ reasons! {
     IngressPayloadMalformed "ingress.payload_malformed" 200 false "The body is not what this provider sends.";
     IngressSelfAuthored "ingress.self_authored" 200 false "The app wrote the message itself; delivering it would be a loop.";
     IngressHandshake "ingress.handshake" 200 false "The provider checked the address and was answered.";
+    IngressMemoryFull "ingress.memory_full" 503 true "Too many bytes of bodies are held at once, by all or by one sender.";
+    IngressJsonTooManyValues "ingress.json_too_many_values" 200 false "The body holds more than 262,144 JSON values.";
 
     QuotaEventsRate "quota.events_rate" 429 true "The org sends more events per second than its quota.";
     QuotaOpenDeliveries "quota.open_deliveries" 429 true "The org has as many open deliveries as its quota.";
@@ -139,6 +141,7 @@ reasons! {
     EgressMediaHostForbidden "egress.media_host_forbidden" 502 false "The provider names a host for the file that is none of its own, so nothing was sent there.";
     EgressMediaTooLarge "egress.media_too_large" 502 false "The file is larger than this gateway passes on.";
     EgressOutcomeUnknown "egress.outcome_unknown" 504 false "The request left and no answer came: the message may have been sent.";
+    EgressTooManyCalls "egress.too_many_calls" 429 true "The agent, or its org, has as many calls under way as it may have at once.";
 
     DeliveryInstallationRevoked "delivery.installation_revoked" 200 false "The installation was revoked before the event was delivered; the delivery is a dead letter.";
     DeliveryExhausted "delivery.exhausted" 200 false "Every attempt failed; the delivery is a dead letter.";

@@ -1,5 +1,7 @@
 //! One call to a provider under a lease: the way every call goes, whichever door it came through. Part of `egress`, floor 7.
 
+use bytes::Bytes;
+
 use super::{Egress, Ended, Receipt, refresh};
 use crate::credentials::CredentialLease;
 use crate::domain::guard::{Guard, stands};
@@ -10,8 +12,9 @@ use crate::domain::reason::{Failure, ReasonCode, Stop};
 use crate::domain::secret::Secret;
 use crate::providers;
 use crate::store::directory::Directory;
-use crate::transport::TransportError;
+use crate::transport::{Streamed, TransportError};
 use crate::vault::field;
+use crate::wire::budget::Held;
 use crate::wire::{WireRequest, WireResponse};
 
 /// What is called: what limits and pauses are counted by.
@@ -23,6 +26,16 @@ pub(super) struct Call<'a> {
     pub conversation: Option<&'a str>,
     /// How much of the answer is read.
     pub answer_bytes_max: usize,
+    /// A 200 is a file, whose bytes are passed on as they come.
+    pub file: bool,
+}
+
+/// An answer, whole but for the bytes of a file that are still to come.
+pub(super) struct Answer {
+    /// The head, and the body where it is no file.
+    pub head: WireResponse,
+    /// The file.
+    pub file: Option<Streamed>,
 }
 
 impl Egress {
@@ -38,6 +51,21 @@ impl Egress {
         call: &Call<'_>,
         render: impl Fn(&Installation, &Secret, &str) -> Result<WireRequest, ReasonCode>,
     ) -> Result<WireResponse, Ended> {
+        self.open(directory, lease, call, None, render).await.map(|answer| answer.head)
+    }
+
+    /// The same for an answer that may be a file, or may be large: what of it is in memory is counted in `held`.
+    ///
+    /// # Errors
+    /// [`Ended`], which knows whether anything left.
+    pub(super) async fn open(
+        &self,
+        directory: &Directory,
+        lease: &CredentialLease,
+        call: &Call<'_>,
+        mut held: Option<&mut Held>,
+        render: impl Fn(&Installation, &Secret, &str) -> Result<WireRequest, ReasonCode>,
+    ) -> Result<Answer, Ended> {
         let installation = lease.installation();
         self.reachable(installation, call).await?;
         // Before the token is opened: what may not leave yet is answered at once, and nobody waits for anybody.
@@ -48,22 +76,23 @@ impl Egress {
         }
         let renewed = self.with_live_credential(directory, lease, None).await?;
         let directory = renewed.as_deref().unwrap_or(directory);
-        let mut response = self.exchange_once(directory, lease, call, &render).await?;
+        let mut answer = self.exchange_once(directory, lease, call, held.as_deref_mut(), &render).await?;
         // Nothing was done, and there may be a way to another token: the one call that is made twice.
-        if refresh::has_expired(installation, &response)
+        if refresh::has_expired(installation, &answer.head)
             && let Some(spent) = fingerprint(directory, installation)
             && let Some(renewed) = self.with_live_credential(directory, lease, Some(&spent)).await?
             && fingerprint(&renewed, installation).is_some_and(|new| new != spent)
         {
-            response = self.exchange_once(&renewed, lease, call, &render).await?;
+            answer = self.exchange_once(&renewed, lease, call, held, &render).await?;
         }
-        if (300..400).contains(&response.status) && stands(Guard::RedirectNoAnswer) {
+        let status = answer.head.status;
+        if (300..400).contains(&status) && stands(Guard::RedirectNoAnswer) {
             let mut ended = Ended::new(ReasonCode::EgressProviderRedirect, "the provider's address answered with a redirect");
             ended.left = true;
             return Err(ended);
         }
-        tracing::debug!(installation = %installation.id, method = call.method, conversation = call.conversation, status = response.status, "provider answered");
-        Ok(response)
+        tracing::debug!(installation = %installation.id, method = call.method, conversation = call.conversation, status, "provider answered");
+        Ok(answer)
     }
 
     async fn exchange_once(
@@ -71,14 +100,23 @@ impl Egress {
         directory: &Directory,
         lease: &CredentialLease,
         call: &Call<'_>,
+        held: Option<&mut Held>,
         render: &impl Fn(&Installation, &Secret, &str) -> Result<WireRequest, ReasonCode>,
-    ) -> Result<WireResponse, Ended> {
+    ) -> Result<Answer, Ended> {
         let installation = lease.installation();
         let api_base = self.providers.api_base(installation.provider);
         let (request, echo) =
             lease.with_token(&self.vault, directory, |token| Ok((render(installation, token, api_base)?, Echo::of(token))))?;
-        let sent = self.transport.send(request, self.limits.provider_timeout_ms, call.answer_bytes_max).await;
-        Ok(echo.withhold(sent.map_err(|e| unsent(&e))?))
+        // A file takes as long as it takes anywhere else.
+        let timeout_ms = if call.file { self.limits.media_timeout_ms } else { self.limits.provider_timeout_ms };
+        let answer_bytes_max = u64::try_from(call.answer_bytes_max).unwrap_or(u64::MAX);
+        let mut streamed = self.transport.open(request, timeout_ms, answer_bytes_max).await.map_err(|e| unsent(&e))?;
+        if call.file && streamed.status == 200 {
+            let head = WireResponse { status: streamed.status, headers: std::mem::take(&mut streamed.headers), body: Bytes::new() };
+            return Ok(Answer { head: echo.withhold(head), file: Some(streamed) });
+        }
+        let head = streamed.whole(held).await.map_err(|e| unsent(&e))?;
+        Ok(Answer { head: echo.withhold(head), file: None })
     }
 
     /// What the provider told of the conversation holds until it says otherwise: a person who blocked the bot is not knocked

@@ -132,7 +132,7 @@ mod tests {
 
     /// How many of `calls` calls at once are let through.
     fn burst(used: &Used, id: &str, provider: ProviderKind, method: &str, to: Option<&str>, calls: u32, now: Timestamp) -> u32 {
-        let call = Call { method, conversation: to, answer_bytes_max: 1 };
+        let call = Call { method, conversation: to, answer_bytes_max: 1, file: false };
         let took = |_: &u32| used.take(&installation(id), providers::of(provider), &call, 100, now).is_ok();
         u32::try_from((0..calls).filter(took).count()).unwrap()
     }
@@ -154,7 +154,7 @@ mod tests {
             let used = Used::default();
             let what = format!("{provider} {method} {to:?}");
             assert_eq!(burst(&used, "a", provider, method, to, 200, NOW), at_once, "{what}");
-            let call = Call { method, conversation: to, answer_bytes_max: 1 };
+            let call = Call { method, conversation: to, answer_bytes_max: 1, file: false };
             let take = |ms| used.take(&installation("a"), providers::of(provider), &call, 100, NOW.plus_ms(ms));
             assert_eq!(take(0), Err(then_s), "{what}");
             assert_eq!(take(again_ms - 1), Err(1), "{what}");
@@ -181,7 +181,7 @@ mod tests {
         let telegram = ProviderKind::Telegram;
         used.close(&installation("a"), "sendMessage", 7, NOW);
         used.close(&installation("a"), "sendMessage", 3, NOW);
-        let call = Call { method: "sendMessage", conversation: Some("1"), answer_bytes_max: 1 };
+        let call = Call { method: "sendMessage", conversation: Some("1"), answer_bytes_max: 1, file: false };
         let take = |at: i64, percent| used.take(&installation("a"), providers::of(telegram), &call, percent, NOW.plus_ms(at));
         assert_eq!((take(0, 100), take(6_001, 100), take(0, 0)), (Err(7), Err(1), Err(7)), "the longer one, whatever we reckon with");
         assert_eq!(burst(&used, "a", telegram, "sendPhoto", Some("1"), 1, NOW), 1, "another method");
@@ -194,7 +194,7 @@ mod tests {
     #[test]
     fn a_percentage_moves_the_rate_and_none_is_no_limit() {
         let used = Used::default();
-        let call = Call { method: "chat.postMessage", conversation: Some("C1"), answer_bytes_max: 1 };
+        let call = Call { method: "chat.postMessage", conversation: Some("C1"), answer_bytes_max: 1, file: false };
         let slack = providers::of(ProviderKind::Slack);
         let calls =
             |percent, at: i64| (0..100).filter(|_| used.take(&installation("a"), slack, &call, percent, NOW.plus_ms(at)).is_ok()).count();

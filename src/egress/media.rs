@@ -98,7 +98,7 @@ impl Egress {
         let lease = self.selected(trail, credentials::own(&policy, directory, installation, self.clock.now()))?;
         let provider = providers::of(installation.item.provider);
         let answer_bytes_max = self.limits.provider_answer_bytes_max;
-        let call = Call { method: provider.file_method(), conversation: None, answer_bytes_max };
+        let call = Call { method: provider.file_method(), conversation: None, answer_bytes_max, file: false };
         let answer = self
             .call(directory, &lease, &call, |installation, token, api_base| {
                 provider.file_lookup(ticket.file(), &installation.account, token, api_base)

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use super::{Egress, Ended, Receipt, SendAnswer, Trail, refused};
+use super::{Egress, Ended, Receipt, SendAnswer, Trail, Underway, refused};
 use crate::authn::agent;
 use crate::authn::principal::AgentPrincipal;
 use crate::domain::ids::{MessageId, RequestId};
@@ -24,9 +24,12 @@ impl Egress {
     }
 
     /// Posts a reply. Runs to its end even when the caller hangs up: what left is recorded.
-    pub async fn reply(&self, ticket: ReplyTicket, body: Bytes, request: RequestId) -> SendAnswer {
+    pub async fn reply(&self, ticket: ReplyTicket, body: Bytes, request: RequestId, underway: Underway) -> SendAnswer {
         let (this, lost) = (self.clone(), request.clone());
-        let task = tokio::spawn(async move { this.run_reply(&ticket, &body, &request).await });
+        let task = tokio::spawn(async move {
+            let _underway = underway;
+            this.run_reply(&ticket, &body, &request).await
+        });
         task.await
             .unwrap_or_else(|_| refused(&Ended::new(ReasonCode::IngressInternal, "the reply broke; look before you send it again"), &lost))
     }

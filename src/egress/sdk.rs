@@ -7,12 +7,12 @@ use bytes::Bytes;
 use http::{Method, header};
 use serde_json::{Value as Json, json};
 
-use super::call::Call;
+use super::call::{Answer, Call};
 use super::media::is_pinned;
-use super::{Egress, Ended, Ending, Trail, is_conversation, is_theirs};
+use super::{Egress, Ended, Ending, Trail, Underway, is_conversation, is_theirs};
 use crate::authn::principal::AgentPrincipal;
 use crate::credentials;
-use crate::crypto::{random, sha256};
+use crate::crypto::{random, sha256, sha256_of};
 use crate::domain::ids::{InstallationId, MessageId, RequestId};
 use crate::domain::installation::{Agent, Installation, ProviderKind};
 use crate::domain::message::SendReceipt;
@@ -20,10 +20,15 @@ use crate::domain::reason::{Failure, ReasonCode, Stop};
 use crate::providers::sdk::{self, Asked, Kind, Place, Refused, Sdk, Told};
 use crate::store::NewSend;
 use crate::store::directory::{Directory, Kept};
+use crate::transport::Streamed;
 use crate::vault::ticket::MediaLinks;
-use crate::wire::WireResponse;
+use crate::wire::budget::Taken;
 use crate::wire::form::Arguments;
+use crate::wire::{Payload, Piece, WireResponse};
 use crate::{providers, routing};
+
+/// The most that is read of an answer which is no file: what an answer says is parsed, and takes many times its bytes then.
+const JSON_ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// What an SDK asks for, its token proved and taken out.
 #[derive(Debug)]
@@ -42,10 +47,14 @@ pub struct SdkCall {
     pub gateway: String,
     /// The provider's address for an upload, from a ticket that the gateway wrote.
     pub upload: Option<String>,
+    /// What the call holds of the budget of bodies until it ends.
+    pub room: Taken,
+    /// Its place among the agent's calls.
+    pub underway: Underway,
 }
 
 /// What the SDK hears.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct SdkAnswer {
     /// The HTTP status.
     pub status: u16,
@@ -54,12 +63,26 @@ pub struct SdkAnswer {
     /// `Retry-After`, where there is one.
     pub retry_after_s: Option<u64>,
     /// The body.
-    pub body: Bytes,
+    pub body: AnswerBody,
+}
+
+/// What the SDK is sent.
+#[derive(Debug)]
+pub enum AnswerBody {
+    /// In memory.
+    Whole(Bytes),
+    /// A file, as it comes from the provider. The call is under way until its last byte.
+    File(Box<Streamed>, Underway),
 }
 
 impl SdkAnswer {
     fn json(status: u16, body: &Json, retry_after_s: Option<u64>) -> Self {
-        Self { status, media_type: Some("application/json; charset=utf-8".into()), retry_after_s, body: body.to_string().into() }
+        Self {
+            status,
+            media_type: Some("application/json; charset=utf-8".into()),
+            retry_after_s,
+            body: AnswerBody::Whole(body.to_string().into()),
+        }
     }
 
     /// A refusal in the shape that the provider's SDK raises as its own error.
@@ -181,7 +204,7 @@ impl Egress {
             if let Some(session) = &trail.session {
                 within = self.store.session_of(principal, session).await.map_err(broken)?;
             }
-            let digest = hex::encode(sha256(call.arguments.write("").map_err(Stop::from)?.body.as_ref()));
+            let digest = digest(&call.arguments).await?;
             // No key of the caller's: the SDK that calls twice says it twice.
             let send = NewSend { id: id.clone(), key: id.to_string(), digest, at: self.clock.now() };
             self.store.begin_send(principal, send).await.map_err(broken)?;
@@ -204,10 +227,12 @@ impl Egress {
         let line = Call {
             method: &told.method,
             conversation: place.map(|(conversation, _)| conversation),
-            answer_bytes_max: self.limits.sdk_body_bytes_max,
+            answer_bytes_max: if told.kind == Kind::File { self.limits.sdk_body_bytes_max } else { JSON_ANSWER_BYTES_MAX },
+            file: told.kind == Kind::File,
         };
-        let response = self
-            .call(&directory, &lease, &line, |installation, token, api_base| {
+        let mut held = self.held.hold(Some(principal.agent().id.as_str()));
+        let Answer { head: response, file } = self
+            .open(&directory, &lease, &line, Some(&mut held), |installation, token, api_base| {
                 sdk.rebuild(&asked, &installation.account, &written, token, api_base)
             })
             .await?;
@@ -218,13 +243,20 @@ impl Egress {
             Err(ended) if ended.stop.code() == ReasonCode::EgressCredentialInvalid => return Err(ended),
             Err(ended) => Err(ended.stop.code()),
         };
-        let mut answer = relayed(&response)?;
-        if (200..300).contains(&answer.status) && told.kind != Kind::File {
-            let link = |place: Place<'_>| self.link(principal, &installation.item, &call.gateway, place);
-            let relinked = sdk.relink(&told, &answer.body, &link).map_err(|code| Ended { left: true, ..Ended::from(code) })?;
-            answer.body = relinked.map_or(answer.body, Bytes::from);
+        let (status, media_type, retry_after_s) = relayed(&response)?;
+        if let Some(file) = file {
+            let body = AnswerBody::File(Box::new(file), call.underway);
+            return Ok(Answered { answer: SdkAnswer { status, media_type, retry_after_s, body }, outcome });
         }
-        Ok(Answered { answer, outcome })
+        let mut body = response.body;
+        if (200..300).contains(&status) && told.kind != Kind::File {
+            let link = |place: Place<'_>| self.link(principal, &installation.item, &call.gateway, place);
+            let relinked = sdk.relink(&told, &body, &link).map_err(|code| Ended { left: true, ..Ended::from(code) })?;
+            body = relinked.map_or(body, Bytes::from);
+        }
+        // The answer holds its part of the budget until it is written.
+        let body = AnswerBody::Whole(Taken::new(body, held, None).bytes);
+        Ok(Answered { answer: SdkAnswer { status, media_type, retry_after_s, body }, outcome })
     }
 
     /// An address of the gateway's, for this agent alone.
@@ -302,15 +334,37 @@ fn receipt(sdk: &dyn Sdk, provider: ProviderKind, kind: &Kind, response: &WireRe
     }
 }
 
-/// What is passed on of an answer: status, media type, how long to wait, and the body.
-fn relayed(response: &WireResponse) -> Result<SdkAnswer, Ended> {
+/// A digest over everything that is sent: files by their own digests, because they are not in memory.
+async fn digest(arguments: &Arguments) -> Result<String, Ended> {
+    let broken = |e: std::io::Error| Ended::from(Stop::from(Failure::new(ReasonCode::IngressInternal, format!("a spooled file: {e}"))));
+    let mut said = Vec::new();
+    let mut write = |bytes: &[u8]| said.extend_from_slice(&sha256(bytes));
+    match arguments.write("").map_err(Stop::from)?.body {
+        Payload::Whole(body) => return Ok(hex::encode(sha256(&body))),
+        Payload::Pieces(pieces) => {
+            for piece in pieces {
+                match piece {
+                    Piece::Bytes(bytes) => write(&bytes),
+                    Piece::Spooled(slice) => {
+                        let read = tokio::task::spawn_blocking(move || sha256_of(slice.reader())).await;
+                        write(&read.map_err(std::io::Error::other).and_then(|digest| digest).map_err(broken)?);
+                    }
+                }
+            }
+        }
+    }
+    Ok(hex::encode(sha256(&said)))
+}
+
+/// What is passed on of an answer beside its body: status, media type, how long to wait.
+fn relayed(response: &WireResponse) -> Result<(u16, Option<String>, Option<u64>), Ended> {
     // Nobody asked for a packed body, and in one nothing can be withheld.
     if response.headers.contains_key(header::CONTENT_ENCODING) {
         let detail = "the provider's answer is packed and cannot be passed on";
         return Err(Ended { left: true, ..Ended::new(ReasonCode::EgressOutcomeUnknown, detail) });
     }
     let media_type = response.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).map(str::to_owned);
-    Ok(SdkAnswer { status: response.status, media_type, retry_after_s: response.retry_after_s(), body: response.body.clone() })
+    Ok((response.status, media_type, response.retry_after_s()))
 }
 
 fn broken(error: crate::store::StoreError) -> Ended {

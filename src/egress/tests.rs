@@ -33,6 +33,8 @@ async fn egress(folder: &std::path::Path) -> Egress {
         limits: Limits::default(),
         used: Arc::default(),
         refreshers: Refreshers::default(),
+        calls: Calls::default(),
+        held: Budget::new(1024 * 1024, 1024 * 1024),
     }
 }
 

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::Rooms;
 use super::extract::{HttpBody, bearer};
-use super::respond::{admin_error, problem_response};
+use super::respond::{admin_error, closing, problem_response};
 use crate::admin::sessions::HandoffBody;
 use crate::admin::simulate::SimulateBody;
 use crate::admin::view::KINDS;
@@ -37,10 +37,8 @@ pub(super) fn asking(rooms: &Rooms, headers: &HeaderMap) -> Result<Asking, Respo
 }
 
 async fn bytes_of(rooms: &Rooms, asking: &Asking, body: Body) -> Result<Bytes, Response> {
-    HttpBody::new(body, &rooms.config.limits)
-        .read(rooms.config.limits.api_body_bytes_max)
-        .await
-        .map_err(|code| problem_response(code, code.meaning(), &asking.request))
+    let read = HttpBody::operators(body, rooms).read(rooms.config.limits.api_body_bytes_max).await;
+    read.map(|taken| taken.bytes).map_err(|code| closing(problem_response(code, code.meaning(), &asking.request)))
 }
 
 /// For requests that may say nothing.

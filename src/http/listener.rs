@@ -14,10 +14,12 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tower_service::Service as _;
 
 use super::framing::{Ambiguous, Watched};
+use super::gate::{Gate, turn_away};
+use super::pace::Paced;
 use super::respond;
 use crate::config::Limits;
 use crate::domain::guard::{Guard, stands};
@@ -40,20 +42,28 @@ pub async fn listen(
     address: SocketAddr,
     router: Router,
     limits: &Limits,
+    gate: Gate,
     metrics: Arc<Metrics>,
     shutdown: watch::Receiver<bool>,
 ) -> io::Result<Listening> {
     let listener = TcpListener::bind(address).await?;
     let address = listener.local_addr()?;
-    let task = tokio::spawn(accept(listener, router, limits.clone(), metrics, shutdown));
+    let task = tokio::spawn(accept(listener, router, limits.clone(), gate, metrics, shutdown));
     Ok(Listening { address, task })
 }
 
 /// How long the accept loop rests when the process is out of file descriptors.
 const EXHAUSTED_REST: Duration = Duration::from_millis(50);
 
-async fn accept(listener: TcpListener, router: Router, limits: Limits, metrics: Arc<Metrics>, mut shutdown: watch::Receiver<bool>) {
-    let slots = Arc::new(Semaphore::new(limits.connections_max));
+async fn accept(
+    listener: TcpListener,
+    router: Router,
+    limits: Limits,
+    gate: Gate,
+    metrics: Arc<Metrics>,
+    mut shutdown: watch::Receiver<bool>,
+) {
+    let times = Times::of(&limits);
     let header_bytes_max = limits.header_bytes_max;
     // No `pipeline_flush`: with it hyper keeps its own 400 and 431 to itself while bytes behind the bad head are unread.
     let mut builder = hyper::server::conn::http1::Builder::new();
@@ -64,12 +74,6 @@ async fn accept(listener: TcpListener, router: Router, limits: Limits, metrics: 
         .max_buf_size(limits.header_bytes_max)
         .keep_alive(true);
     loop {
-        // A slot first: connections beyond the limit wait in the kernel's queue.
-        let slot = tokio::select! {
-            slot = slots.clone().acquire_owned() => slot,
-            () = down(&mut shutdown) => break,
-        };
-        let Ok(slot) = slot else { break };
         let (stream, peer) = tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok(accepted) => accepted,
@@ -81,22 +85,51 @@ async fn accept(listener: TcpListener, router: Router, limits: Limits, metrics: 
             },
             () = down(&mut shutdown) => break,
         };
+        let entered = match gate.enter(peer.ip()) {
+            Ok(entered) => entered,
+            Err(full) => {
+                metrics.connection_refused(full.as_str());
+                turn_away(&stream);
+                continue;
+            }
+        };
         let _ = stream.set_nodelay(true);
         let (builder, router, metrics, mut shutdown) = (builder.clone(), router.clone(), metrics.clone(), shutdown.clone());
         tokio::spawn(async move {
-            let _slot = slot;
-            let connection = connection(&builder, stream, peer, router, metrics, header_bytes_max);
+            let _entered = entered;
+            let connection = connection(&builder, Paced::new(stream, times.write), peer, router, metrics, header_bytes_max);
             tokio::pin!(connection);
             tokio::select! {
                 _ = &mut connection => return,
                 () = down(&mut shutdown) => {}
+                () = tokio::time::sleep(times.life) => {}
             }
+            // The request under way is answered, and no other one is taken.
             connection.as_mut().graceful_shutdown();
-            let _ = connection.await;
+            let _ = tokio::time::timeout(times.grace, connection).await;
         });
     }
     drop(listener);
-    let _ = slots.acquire_many(u32::try_from(limits.connections_max).unwrap_or(u32::MAX)).await;
+    gate.empty().await;
+}
+
+/// How long a connection may take for what.
+#[derive(Clone, Copy)]
+struct Times {
+    /// Without progress of what is written.
+    write: Duration,
+    /// In all.
+    life: Duration,
+    /// For the request that is under way at the end of its life: as long as the longest may take.
+    grace: Duration,
+}
+
+impl Times {
+    fn of(limits: &Limits) -> Self {
+        let ms = Duration::from_millis;
+        let longest = limits.body_timeout_ms.saturating_add(limits.media_timeout_ms.max(limits.provider_timeout_ms));
+        Self { write: ms(limits.write_timeout_ms), life: ms(limits.connection_life_ms), grace: ms(longest) }
+    }
 }
 
 /// Until shutdown is asked for, or nobody is left to ask.
@@ -104,11 +137,11 @@ async fn down(shutdown: &mut watch::Receiver<bool>) {
     let _ = shutdown.wait_for(|down| *down).await.map(|_| ());
 }
 
-type Connection<S> = hyper::server::conn::http1::Connection<TokioIo<Watched<TcpStream>>, S>;
+type Connection<S> = hyper::server::conn::http1::Connection<TokioIo<Watched<Paced<TcpStream>>>, S>;
 
 fn connection(
     builder: &hyper::server::conn::http1::Builder,
-    stream: TcpStream,
+    stream: Paced<TcpStream>,
     peer: SocketAddr,
     router: Router,
     metrics: Arc<Metrics>,
@@ -178,7 +211,8 @@ mod tests {
         }
         let router = Router::new().route("/breaks", get(breaks)).route("/works", get(async || "fine"));
         let (metrics, (stop, stopping)) = (Arc::new(Metrics::new("v")), watch::channel(false));
-        let listening = listen(([127, 0, 0, 1], 0).into(), router, &Limits::default(), metrics.clone(), stopping).await.unwrap();
+        let listening =
+            listen(([127, 0, 0, 1], 0).into(), router, &Limits::default(), Gate::operators(), metrics.clone(), stopping).await.unwrap();
         let broken = ask(listening.address, "/breaks").await;
         assert!(broken.starts_with("HTTP/1.1 503") && broken.contains("retry-after") && !broken.contains("canary"), "{broken}");
         assert!(ask(listening.address, "/works").await.ends_with("fine"));

@@ -10,7 +10,7 @@ use http::Request;
 use super::Rooms;
 use super::budget::refused;
 use super::extract::{HttpBody, bearer};
-use super::respond::{answered, problem_response};
+use super::respond::{answered, closing, problem_response};
 use crate::authn::agent::authenticate;
 use crate::domain::ids::RequestId;
 use crate::wire::BodySource as _;
@@ -23,14 +23,19 @@ pub(super) async fn send(State(rooms): State<Arc<Rooms>>, request: Request<Body>
         Ok(principal) => principal,
         Err(code) => return refused(&rooms, &parts.extensions, code, "send the agent's token as Authorization: Bearer", &id),
     };
-    let body = match HttpBody::new(body, &rooms.config.limits).read(rooms.config.limits.api_body_bytes_max).await {
-        Ok(body) => body,
-        Err(code) => return super::respond::closing(problem_response(code, code.meaning(), &id)),
+    let underway = match rooms.egress.begin(principal.agent()) {
+        Ok(underway) => underway,
+        Err(code) => return closing(problem_response(code, code.meaning(), &id)),
+    };
+    let body = HttpBody::proved(body, &rooms, principal.agent().id.as_str());
+    let body = match body.read(rooms.config.limits.api_body_bytes_max).await {
+        Ok(body) => body.bytes,
+        Err(code) => return closing(problem_response(code, code.meaning(), &id)),
     };
     let mut keys = parts.headers.get_all("idempotency-key").iter();
     let key = match (keys.next(), keys.next()) {
         (Some(key), None) => key.to_str().ok().map(str::to_owned),
         _ => None,
     };
-    answered(rooms.egress.send(principal, key, body, id).await)
+    answered(rooms.egress.send(principal, key, body, id, underway).await)
 }

@@ -23,9 +23,18 @@ pub(super) async fn reply(State(rooms): State<Arc<Rooms>>, Path(ticket): Path<St
         let code = ReasonCode::EgressNotFound;
         return closing(refused(&rooms, request.extensions(), code, "no such reply address, or no more", &id));
     };
-    let body = match HttpBody::new(request.into_body(), &rooms.config.limits).read(rooms.config.limits.api_body_bytes_max).await {
-        Ok(body) => body,
+    let agent = rooms.store.directory().agents.get(ticket.agent()).cloned();
+    let underway = match agent.ok_or(ReasonCode::EgressNotFound).and_then(|agent| rooms.egress.begin(&agent.item)) {
+        Ok(underway) => underway,
+        Err(ReasonCode::EgressNotFound) => {
+            return closing(problem_response(ReasonCode::EgressNotFound, "no such reply address, or no more", &id));
+        }
         Err(code) => return closing(problem_response(code, code.meaning(), &id)),
     };
-    answered(rooms.egress.reply(ticket, body, id).await)
+    let body = HttpBody::proved(request.into_body(), &rooms, ticket.agent().as_str());
+    let body = match body.read(rooms.config.limits.api_body_bytes_max).await {
+        Ok(body) => body.bytes,
+        Err(code) => return closing(problem_response(code, code.meaning(), &id)),
+    };
+    answered(rooms.egress.reply(ticket, body, id, underway).await)
 }

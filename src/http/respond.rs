@@ -21,6 +21,9 @@ const REFUSED: &str = "refused\n";
 /// is short.
 const RETRY_AFTER_S: &str = "5";
 
+/// The same for an agent that is told in the shape of an SDK.
+pub(super) const SDK_RETRY_AFTER_S: u64 = 5;
+
 fn plain(status: StatusCode, body: String) -> Response {
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
@@ -73,7 +76,10 @@ pub(super) fn webhook(outcome: Outcome, allow: &'static str) -> Response {
                     response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
                 }
                 // The body was not read, or not to its end.
-                ReasonCode::IngressBodyTooLarge | ReasonCode::IngressBodyTimeout | ReasonCode::IngressBodyIncomplete => {
+                ReasonCode::IngressBodyTooLarge
+                | ReasonCode::IngressBodyTimeout
+                | ReasonCode::IngressBodyIncomplete
+                | ReasonCode::IngressMemoryFull => {
                     return closing(response);
                 }
                 _ => {}
@@ -88,7 +94,7 @@ pub(super) fn problem_response(code: ReasonCode, detail: &str, request: &Request
     let status = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = (status, Json(problem::problem(code, detail, request))).into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(problem::MEDIA_TYPE));
-    if code.retryable() && status == StatusCode::SERVICE_UNAVAILABLE {
+    if code.retryable() && matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
     }
     if status == StatusCode::UNAUTHORIZED {

@@ -6,21 +6,25 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Request, StatusCode, header};
 
 use super::extract::{HttpBody, bearer};
-use super::respond::{closing, not_found};
+use super::media::passing;
+use super::respond::{SDK_RETRY_AFTER_S, closing, not_found};
 use super::{Rooms, budget};
 use crate::authn::agent::{authenticate, uploader};
 use crate::authn::principal::AgentPrincipal;
 use crate::domain::ids::RequestId;
 use crate::domain::installation::ProviderKind;
 use crate::domain::reason::ReasonCode;
-use crate::egress::{SdkAnswer, SdkCall};
+use crate::egress::{AnswerBody, SdkAnswer, SdkCall};
 use crate::providers::sdk::{self, Located};
 use crate::wire::BodySource as _;
-use crate::wire::form::Arguments;
+use crate::wire::budget::Taken;
+use crate::wire::form::{self, Arguments, Keep};
+use crate::wire::spool::Spool;
 
 /// The installation, for an agent that may use several.
 const INSTALLATION: &str = "byoa-installation";
@@ -34,6 +38,7 @@ pub(super) async fn call(State(rooms): State<Arc<Rooms>>, Path((provider, _)): P
         Err(Unread { code, detail, body_left }) => {
             let wait = if code == ReasonCode::AuthnTokenUnknown { budget::failed(&rooms, &parts.extensions, "agent") } else { None };
             let code = if wait.is_some() { ReasonCode::AuthnThrottled } else { code };
+            let wait = wait.or_else(|| matches!(code.status(), 429 | 503).then_some(SDK_RETRY_AFTER_S));
             let response = respond(SdkAnswer::refusal(provider, code, detail, wait, &id));
             if body_left { closing(response) } else { response }
         }
@@ -68,33 +73,33 @@ async fn read(rooms: &Rooms, provider: ProviderKind, parts: &Parts, body: Body) 
     let gateway = rooms.config.public_url.as_deref().map_or_else(|| format!("http://{host}"), |url| url.trim_end_matches('/').to_owned());
     let content_type =
         only(parts, &header::CONTENT_TYPE).map_err(|code| Unread::of(code, "the media type is said twice"))?.unwrap_or_default();
-    let whole =
-        async |bytes_max| HttpBody::new(body, &rooms.config.limits).read(bytes_max).await.map_err(|code| Unread::of(code, code.meaning()));
+    let limits = &rooms.config.limits;
+    let refused = |code: ReasonCode| Unread::of(code, code.meaning());
     if let Some(ticket) = ticket {
         let (principal, installation, url) = uploader(ticket, &directory, &rooms.vault, rooms.clock.now())
             .map_err(|code| Unread::of(code, "the upload address is not yours, or not any more"))?;
-        let arguments = Arguments::raw(content_type, whole(rooms.config.limits.sdk_body_bytes_max).await?);
-        let named = Some(installation.to_string());
-        return Ok((
-            principal,
-            SdkCall { provider, http: parts.method.clone(), path: Vec::new(), arguments, named, gateway, upload: Some(url) },
-        ));
+        let underway = rooms.egress.begin(principal.agent()).map_err(refused)?;
+        let agent = principal.agent().id.as_str();
+        let (pieces, mut held, _) = HttpBody::proved(body, rooms, agent).pieces(limits.sdk_body_bytes_max);
+        let spool = Some(Spool::new(&rooms.bodies.spooled, agent));
+        let keep = Keep::new(&mut held, limits.api_body_bytes_max, spool);
+        let arguments = Arguments::read_raw(content_type, pieces, keep).await.map_err(refused)?;
+        let (http, named, room) = (parts.method.clone(), Some(installation.to_string()), Taken::new(Bytes::new(), held, None));
+        let call = SdkCall { provider, http, path: Vec::new(), arguments, named, gateway, upload: Some(url), room, underway };
+        return Ok((principal, call));
     }
     let path: Vec<String> = path.into_iter().map(str::to_owned).collect();
     let in_head = match token {
         Some(ref token) => Some(token.as_ref()),
         None => bearer(&parts.headers),
     };
-    let (principal, bytes_max) = match (in_head, sdk.token_argument()) {
-        (None, Some(_)) if !parts.headers.contains_key(header::AUTHORIZATION) => (None, rooms.config.limits.api_body_bytes_max),
-        (token, _) => {
-            let principal = proved(token).map_err(|code| Unread::of(code, "put the agent's token where the SDK puts its own"))?;
-            (Some(principal), rooms.config.limits.sdk_body_bytes_max)
-        }
+    let principal = match (in_head, sdk.token_argument()) {
+        (None, Some(_)) if !parts.headers.contains_key(header::AUTHORIZATION) => None,
+        (token, _) => Some(proved(token).map_err(|code| Unread::of(code, "put the agent's token where the SDK puts its own"))?),
     };
-    let body = whole(bytes_max).await?;
+    let mut underway = principal.as_ref().map(|principal| rooms.egress.begin(principal.agent())).transpose().map_err(refused)?;
     let unfit = |code| Unread { code, detail: "the arguments can be read in more than one way, or in none", body_left: false };
-    let mut arguments = Arguments::read(parts.uri.query(), content_type, body).await.map_err(unfit)?;
+    let (mut arguments, room) = read_arguments(rooms, provider, parts, content_type, body, principal.as_ref()).await?;
     let principal = match sdk.token_argument() {
         None => principal,
         Some(name) => {
@@ -113,6 +118,11 @@ async fn read(rooms: &Rooms, provider: ProviderKind, parts: &Parts, body: Body) 
         }
     };
     let principal = principal.ok_or_else(|| unknown("put the agent's token where the SDK puts its own"))?;
+    if underway.is_none() {
+        underway = Some(rooms.egress.begin(principal.agent()).map_err(|code| Unread { body_left: false, ..refused(code) })?);
+    }
+    let underway = underway.ok_or_else(|| refused(ReasonCode::IngressInternal))?;
+    let room = room.prove(principal.agent().id.as_str()).map_err(|code| Unread { body_left: false, ..refused(code) })?;
     let header = only(parts, &HeaderName::from_static(INSTALLATION)).map_err(unfit)?.map(str::to_owned);
     let query = arguments.text(INSTALLATION).map_err(unfit)?;
     arguments.remove(INSTALLATION);
@@ -120,7 +130,43 @@ async fn read(rooms: &Rooms, provider: ProviderKind, parts: &Parts, body: Body) 
         (Some(one), Some(other)) if one != other => return Err(unfit(ReasonCode::EgressInstallationAmbiguous)),
         (one, other) => one.or(other),
     };
-    Ok((principal, SdkCall { provider, http: parts.method.clone(), path, arguments, named, gateway, upload: None }))
+    let http = parts.method.clone();
+    Ok((principal, SdkCall { provider, http, path, arguments, named, gateway, upload: None, room, underway }))
+}
+
+/// Reads the arguments of a call within the limits of its media type: texts are small, only files are large, and of a stranger
+/// nothing goes to the disk.
+async fn read_arguments(
+    rooms: &Rooms,
+    provider: ProviderKind,
+    parts: &Parts,
+    content_type: &str,
+    body: Body,
+    principal: Option<&AgentPrincipal>,
+) -> Result<(Arguments, Taken), Unread> {
+    let limits = &rooms.config.limits;
+    let agent = principal.map(|principal| principal.agent().id.as_str());
+    let body = match agent {
+        Some(agent) => HttpBody::proved(body, rooms, agent),
+        None => HttpBody::unproved(body, rooms, &format!("sdk/{provider}")),
+    };
+    let refused = |code: ReasonCode| match code {
+        ReasonCode::EgressMessageInvalid => Unread::of(code, "the arguments can be read in more than one way, or in none"),
+        code => Unread::of(code, code.meaning()),
+    };
+    if form::media_type(content_type) == "multipart/form-data" {
+        let bytes_max = if agent.is_some() { limits.sdk_body_bytes_max } else { limits.api_body_bytes_max };
+        let (pieces, mut held, proved) = body.pieces(bytes_max);
+        let spool = agent.map(|agent| Spool::new(&rooms.bodies.spooled, agent));
+        let keep = Keep::new(&mut held, limits.api_body_bytes_max, spool);
+        let arguments = Arguments::read_parts(parts.uri.query(), content_type, pieces, keep).await.map_err(refused)?;
+        return Ok((arguments, Taken::new(Bytes::new(), held, proved)));
+    }
+    let read = body.read(limits.api_body_bytes_max).await.map_err(refused)?;
+    let arguments = Arguments::read(parts.uri.query(), content_type, &read.bytes);
+    let arguments = arguments.map_err(|code| Unread { body_left: false, ..refused(code) })?;
+    read.grow(read.bytes.len().saturating_add(arguments.weight())).map_err(|code| Unread { body_left: false, ..refused(code) })?;
+    Ok((arguments, read))
 }
 
 /// The one value of a header.
@@ -135,8 +181,16 @@ fn only<'p>(parts: &'p Parts, name: &HeaderName) -> Result<Option<&'p str>, Reas
 
 fn respond(answer: SdkAnswer) -> Response {
     let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::BAD_GATEWAY);
-    let mut response = (status, Body::from(answer.body)).into_response();
+    let (body, length) = match answer.body {
+        AnswerBody::Whole(bytes) => (Body::from(bytes), None),
+        AnswerBody::File(file, underway) => {
+            let length = file.length;
+            (passing(*file, underway), length)
+        }
+    };
+    let mut response = (status, body).into_response();
     let headers = response.headers_mut();
+    headers.extend(length.map(|length| (header::CONTENT_LENGTH, HeaderValue::from(length))));
     if let Some(media_type) = answer.media_type.and_then(|m| HeaderValue::try_from(m).ok()) {
         headers.insert(header::CONTENT_TYPE, media_type);
     }

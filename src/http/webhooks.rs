@@ -53,6 +53,8 @@ async fn take(rooms: &Rooms, provider: ProviderKind, ingress_id: String, request
         received,
         request_id: RequestId::fresh(received),
     };
-    let outcome = rooms.ingress.receive(head, HttpBody::new(body, &rooms.config.limits)).await;
+    // Whoever knows one address uses up the share of that address, and no other app's.
+    let body = HttpBody::unproved(body, rooms, &head.ingress_id);
+    let outcome = rooms.ingress.receive(head, body).await;
     respond::webhook(outcome, if providers::of(provider).has_get_handshake() { "GET, POST" } else { "POST" })
 }

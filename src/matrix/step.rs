@@ -13,6 +13,13 @@ use super::row::{Operate, When};
 pub struct Step {
     pub webhook: Option<When>,
     pub send: Option<Send>,
+    /// An agent's call of the provider's SDK.
+    pub sdk: Option<SdkCall>,
+    /// Of the webhook, the message or the call only the first half is sent, on so many connections that stay; the step ends when
+    /// all of them but one are answered.
+    pub half_sent: Option<usize>,
+    /// Whatever was half sent before is given up.
+    pub hang_up: bool,
     pub operate: Option<Operate>,
     pub get: Option<String>,
     /// What the provider answers from here on.
@@ -52,6 +59,23 @@ pub struct Send {
     /// Fields over `{installation, conversation, text}`; null takes one away.
     #[serde(default)]
     pub body: Mapping,
+}
+
+/// A call of the provider's SDK.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SdkCall {
+    /// Whose agent: `tenant`, `other`; a token of nobody where it is `nobody`. The tenant's where it is left out.
+    #[serde(rename = "as")]
+    pub who: Option<String>,
+    /// The last part of the path; the call that sends a message where it is left out.
+    pub method: Option<String>,
+    /// The media type of the body; JSON where it is left out.
+    pub content_type: Option<String>,
+    /// Texts of the body in order, each so many times; a message where it is left out.
+    pub body: Vec<(String, usize)>,
+    /// The token goes into the body, as the argument `token` (Slack).
+    pub token_in_body: bool,
 }
 
 fn tenant() -> String {

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use futures_util::future::try_join_all;
 use serde_json::{Value as Json, json};
+use tokio::task::JoinSet;
 
 use super::bench::Bench;
 use super::judge::{at, delta, redacted};
@@ -13,8 +14,8 @@ use super::outside::{self, Outside};
 use super::play::Played;
 use super::row::When;
 use super::stage::{NONCE, Stage};
-use super::step::{Says, Send, Step};
-use super::wire::{Request, Response, once};
+use super::step::{Says, SdkCall, Send, Step};
+use super::wire::{Connection, Request, Response, once};
 use super::world::{self, PREFIX};
 use crate::domain::installation::ProviderKind;
 
@@ -25,6 +26,8 @@ struct Story<'s> {
     api: Outside,
     agents: Outside,
     told: Vec<Option<Response>>,
+    /// Connections on which half of a request was sent.
+    half_sent: JoinSet<Result<Option<Response>, String>>,
     wrong: Vec<String>,
     shown: String,
 }
@@ -57,10 +60,12 @@ pub(super) async fn tell(mut stage: Stage<'_>) -> Result<Played, String> {
         bench.damage(&stage.fill(statement)).await?;
     }
     let play = stage.play;
-    let mut story = Story { stage, bench, api, agents, told: Vec::new(), wrong: Vec::new(), shown: String::new() };
+    let mut story =
+        Story { stage, bench, api, agents, told: Vec::new(), half_sent: JoinSet::new(), wrong: Vec::new(), shown: String::new() };
     for step in &play.steps {
         story.step(step).await?;
     }
+    story.half_sent.shutdown().await;
     let Story { bench, told, wrong, shown, .. } = story;
     bench.drain().await?;
     Ok(Played { wrong, shown, answer: told.into_iter().flatten().last() })
@@ -248,6 +253,10 @@ impl Story<'_> {
                 requests.push(self.stage.request(&When { nonce, ..when.clone() }, self.bench.clock.now())?);
             }
             let what = format!("webhook {}{times}", when.sample.as_deref().unwrap_or("message"));
+            if let Some(many) = step.half_sent {
+                let request = self.stage.request(when, self.bench.clock.now())?;
+                return Ok((format!("{what}, {many} half sent"), self.half(&request, many).await?));
+            }
             return Ok((what, self.all(requests.into_iter(), step.store_held).await?));
         }
         if let Some(send) = &step.send {
@@ -256,6 +265,18 @@ impl Story<'_> {
             let requests = (0..many)
                 .map(|n| if step.fresh_keys { request.clone().header("idempotency-key", format!("key-{n}")) } else { request.clone() });
             return Ok((what, self.all(requests, step.store_held).await?));
+        }
+        if let Some(call) = &step.sdk {
+            let what = format!("{}'s agent calls the SDK's door{times}", call.who.as_deref().unwrap_or("tenant"));
+            let request = self.sdk_call(call)?;
+            if let Some(many) = step.half_sent {
+                return Ok((format!("{what}, {many} half sent"), self.half(&request, many).await?));
+            }
+            return Ok((what, self.all((0..many).map(|_| request.clone()), step.store_held).await?));
+        }
+        if step.hang_up {
+            self.half_sent.shutdown().await;
+            return Ok(("who had half sent hangs up".into(), Vec::new()));
         }
         if let Some(operate) = &step.operate {
             let who = match (&operate.authorization, operate.viewer) {
@@ -325,13 +346,50 @@ impl Story<'_> {
         answers
     }
 
-    fn message(&self, send: &Send, fresh: bool) -> Result<Request, String> {
-        let org = match send.who.as_str() {
-            "tenant" => "acme",
-            "other" => "globex",
-            "nobody" => "nobody",
-            other => return Err(format!("nobody is called `{other}`")),
+    /// Sends half of a request on so many connections, one after the other, until all but one are answered.
+    async fn half(&mut self, request: &Request, many: usize) -> Result<Vec<Response>, String> {
+        let half = [request.head(), request.body.get(..request.body.len() / 2).unwrap_or_default().to_vec()].concat();
+        for _ in 0..many {
+            let (half, to) = (half.clone(), self.bench.public);
+            self.half_sent.spawn(async move { Connection::open(to).await.map_err(|e| e.to_string())?.exchange(&half).await });
+        }
+        let mut answers = Vec::new();
+        while answers.len() + 1 < many {
+            let answered = self.half_sent.join_next().await.ok_or("nothing was half sent")?;
+            answers.push(answered.map_err(|e| e.to_string())??.ok_or("the public listener hangs up")?);
+        }
+        Ok(answers)
+    }
+
+    fn sdk_call(&self, call: &SdkCall) -> Result<Request, String> {
+        let token = format!("agt_{}_3kd9slw02mfj47", org(call.who.as_deref().unwrap_or("tenant"))?);
+        let (conversation, app) =
+            (self.stage.conversation(), if call.who.as_deref() == Some("other") { &self.stage.other } else { &self.stage.own });
+        let (path, message) = match self.stage.provider {
+            ProviderKind::Slack => {
+                let method = call.method.as_deref().unwrap_or("chat.postMessage");
+                (format!("/sdk/slack/api/{method}"), json!({"channel": conversation, "text": "hi"}))
+            }
+            ProviderKind::Telegram => {
+                let method = call.method.as_deref().unwrap_or("sendMessage");
+                (format!("/sdk/telegram/bot{token}/{method}"), json!({"chat_id": conversation, "text": "hi"}))
+            }
+            ProviderKind::WhatsApp => {
+                let method = call.method.as_deref().unwrap_or("messages");
+                let message = json!({"messaging_product": "whatsapp", "to": conversation, "type": "text", "text": {"body": "hi"}});
+                (format!("/sdk/whatsapp/v23.0/{}/{method}", app.account), message)
+            }
         };
+        let body: String = call.body.iter().map(|(text, times)| self.stage.fill(text).replace("{token}", &token).repeat(*times)).collect();
+        let body = if call.body.is_empty() { message.to_string() } else { body };
+        let request = Request::post(&path, body).header("content-type", call.content_type.as_deref().unwrap_or("application/json"));
+        let request = request.header("byoa-installation", &app.profile);
+        let bearer = self.stage.provider != ProviderKind::Telegram && !call.token_in_body;
+        Ok(if bearer { request.header("authorization", format!("Bearer {token}")) } else { request })
+    }
+
+    fn message(&self, send: &Send, fresh: bool) -> Result<Request, String> {
+        let org = org(&send.who)?;
         let mut body = serde_json::Map::new();
         body.insert("installation".into(), json!(self.stage.own.profile));
         body.insert("conversation".into(), json!(self.stage.conversation()));
@@ -361,6 +419,16 @@ impl Story<'_> {
             (format!("{} {path}", asked.method), whose)
         };
         self.api.unseen().into_iter().map(call).collect()
+    }
+}
+
+/// The org of whoever is called so.
+fn org(who: &str) -> Result<&'static str, String> {
+    match who {
+        "tenant" => Ok("acme"),
+        "other" => Ok("globex"),
+        "nobody" => Ok("nobody"),
+        other => Err(format!("nobody is called `{other}`")),
     }
 }
 

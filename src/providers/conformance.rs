@@ -434,7 +434,7 @@ pub(super) fn answer(status: u16, headers: &[(&str, &str)], body: &str) -> WireR
 /// A rendered request as text: address, headers, body.
 pub(super) fn shown(request: &WireRequest) -> (String, Vec<String>, Value) {
     let headers = request.headers.iter().map(|(name, value)| format!("{name}: {}", value.expose())).collect();
-    (format!("{} {}", request.method, request.url.expose()), headers, serde_json::from_slice(&request.body).unwrap())
+    (format!("{} {}", request.method, request.url.expose()), headers, serde_json::from_slice(request.body.whole()).unwrap())
 }
 
 pub(super) fn message(text: Option<&str>, native: Option<Value>) -> OutboundMessage {

@@ -96,6 +96,11 @@ struct VersionLabel {
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct ResultLabel {
     result: &'static str,
 }
@@ -125,6 +130,7 @@ pub struct Metrics {
     installations: Family<StatusLabels, Gauge>,
     throttled: Family<DoorLabel, Counter>,
     panics: Counter<u64, AtomicU64>,
+    connections_refused: Family<ReasonLabel, Counter>,
     policy: Family<VersionLabel, Gauge>,
     policy_stale: Gauge,
     policy_loaded: Gauge,
@@ -157,6 +163,7 @@ impl Metrics {
             installations: Family::default(),
             throttled: Family::default(),
             panics: Counter::default(),
+            connections_refused: Family::default(),
             policy: Family::default(),
             policy_stale: Gauge::default(),
             policy_loaded: Gauge::default(),
@@ -184,6 +191,7 @@ impl Metrics {
         registry.register("installations", "Installations by status", metrics.installations.clone());
         registry.register("throttled", "Requests that failed beyond a failure budget", metrics.throttled.clone());
         registry.register("handler_panics", "Requests whose handler broke", metrics.panics.clone());
+        registry.register("connections_refused", "Connections that were one too many", metrics.connections_refused.clone());
         registry.register("policy_info", "1 for the policy set in force", metrics.policy.clone());
         registry.register("policy_stale", "1 while the policies on disk are not the ones in force", metrics.policy_stale.clone());
         registry.register("policy_loaded_timestamp_seconds", "When the set in force was taken", metrics.policy_loaded.clone());
@@ -294,6 +302,11 @@ impl Metrics {
     /// A request failed to prove itself beyond a budget, at a door: `webhook`, `agent` or `operator`.
     pub fn throttled(&self, door: &'static str) {
         self.throttled.get_or_create(&DoorLabel { door }).inc();
+    }
+
+    /// A connection was not let in: `listener` or `address` has all that it may have.
+    pub fn connection_refused(&self, reason: &'static str) {
+        self.connections_refused.get_or_create(&ReasonLabel { reason }).inc();
     }
 
     /// A handler broke.

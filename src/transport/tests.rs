@@ -12,7 +12,7 @@ const LONG: u64 = 10_000;
 
 fn post(url: String) -> WireRequest {
     let headers = vec![("authorization", Secret::new("Bearer xoxb-canary".into()))];
-    WireRequest { method: Method::POST, url: Secret::new(url), headers, body: Bytes::from_static(b"{}") }
+    WireRequest { method: Method::POST, url: Secret::new(url), headers, body: Bytes::from_static(b"{}").into() }
 }
 
 /// A server that answers every connection with these bytes once it has read the head, then closes.

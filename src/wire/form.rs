@@ -2,17 +2,30 @@
 //! was judged is what leaves: nothing is passed on that was not read. Floor 1.
 
 use std::borrow::Cow;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::Bytes;
+use futures_util::stream::{Stream, StreamExt as _, iter, poll_fn};
 use serde_json::{Map, Value};
 
-use super::json;
+use super::budget::Held;
+use super::spool::{Slice, Spool};
+use super::{Payload, Piece, json};
 use crate::domain::reason::ReasonCode;
 
 /// Longest name of an argument.
 const NAME_CHARS_MAX: usize = 128;
 /// Arguments of one call.
 const FIELDS_MAX: usize = 500;
+/// A larger file goes to the disk.
+const FILE_IN_MEMORY_MAX: usize = 64 * 1024;
+/// What may stand before, between and behind the contents of parts: their heads.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// What a value of JSON takes in memory besides its text.
+const VALUE_BYTES: usize = 48;
 
 /// One part of a multipart body.
 #[derive(Clone, PartialEq, Debug)]
@@ -24,7 +37,7 @@ pub struct Part {
     /// What the file says it is.
     pub media_type: Option<String>,
     /// The bytes.
-    pub bytes: Bytes,
+    pub content: Piece,
 }
 
 /// A body, by the form it came in and leaves in.
@@ -39,7 +52,7 @@ pub enum Body {
     /// `multipart/form-data`
     Multipart(Vec<Part>),
     /// Bytes that hold no arguments, with their media type: a file.
-    Raw(String, Bytes),
+    Raw(String, Piece),
 }
 
 /// Everything a call was given beside its path.
@@ -59,46 +72,146 @@ pub struct Written {
     /// The media type, where there is a body.
     pub media_type: Option<String>,
     /// The body.
-    pub body: Bytes,
+    pub body: Payload,
+}
+
+/// What of a multipart body is kept where.
+#[derive(Debug)]
+pub struct Keep<'k> {
+    held: &'k mut Held,
+    memory_max: usize,
+    spool: Option<Spool>,
+    in_memory: usize,
+}
+
+impl<'k> Keep<'k> {
+    /// At most `memory_max` bytes in memory, counted in `held`; large files in `spool`, where one is given, else in memory too.
+    pub fn new(held: &'k mut Held, memory_max: usize, spool: Option<Spool>) -> Self {
+        Self { held, memory_max, spool, in_memory: 0 }
+    }
+}
+
+/// What was read of one part so far.
+#[derive(Default)]
+struct Content {
+    memory: Vec<u8>,
+    slice: Option<Slice>,
+}
+
+impl Content {
+    async fn add(&mut self, bytes: Bytes, is_file: bool, keep: &mut Keep<'_>) -> Result<(), ReasonCode> {
+        if let (Some(slice), Some(spool)) = (&mut self.slice, &mut keep.spool) {
+            return spool.write(slice, bytes).await;
+        }
+        let size = self.memory.len().saturating_add(bytes.len());
+        let total = keep.in_memory.saturating_add(bytes.len());
+        let large = size > FILE_IN_MEMORY_MAX || total > keep.memory_max;
+        if let (true, true, Some(spool)) = (large, is_file, &mut keep.spool) {
+            let mut slice = spool.begin().await?;
+            keep.in_memory = keep.in_memory.saturating_sub(self.memory.len());
+            spool.write(&mut slice, std::mem::take(&mut self.memory).into()).await?;
+            spool.write(&mut slice, bytes).await?;
+            self.slice = Some(slice);
+            return Ok(());
+        }
+        if total > keep.memory_max {
+            return Err(ReasonCode::IngressBodyTooLarge);
+        }
+        // Room is made in steps of twice what was there.
+        keep.held.grow(total.saturating_mul(2))?;
+        keep.in_memory = total;
+        self.memory.extend_from_slice(&bytes);
+        Ok(())
+    }
+}
+
+impl From<Content> for Piece {
+    fn from(content: Content) -> Self {
+        content.slice.map_or_else(|| Self::Bytes(content.memory.into()), Self::Spooled)
+    }
 }
 
 impl Arguments {
-    /// Reads query and body.
+    /// Reads a query and a body that holds arguments and is no multipart body.
     ///
     /// # Errors
     /// [`ReasonCode::EgressMessageInvalid`] for whatever two readers could read in two ways.
-    pub async fn read(query: Option<&str>, content_type: &str, body: Bytes) -> Result<Self, ReasonCode> {
+    pub fn read(query: Option<&str>, content_type: &str, body: &[u8]) -> Result<Self, ReasonCode> {
         let invalid = ReasonCode::EgressMessageInvalid;
-        let query = pairs(query.unwrap_or_default().as_bytes())?;
-        let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-        let body = match media_type.as_str() {
+        let query = pairs(query.unwrap_or_default().as_bytes(), FIELDS_MAX)?;
+        let left = FIELDS_MAX.saturating_sub(query.len());
+        let body = match media_type(content_type).as_str() {
             _ if body.is_empty() => Body::Empty,
             "application/json" => {
-                json::parse(&body).map_err(|_| invalid)?;
-                let Ok(Value::Object(fields)) = serde_json::from_slice(&body) else { return Err(invalid) };
+                // Refuses a document of too many values before any of them is kept.
+                json::parse(body).map_err(|_| invalid)?;
+                let Ok(Value::Object(fields)) = serde_json::from_slice(body) else { return Err(invalid) };
+                if fields.len() > left || !fields.keys().all(|name| is_name(name)) {
+                    return Err(invalid);
+                }
                 Body::Json(fields)
             }
-            "application/x-www-form-urlencoded" => Body::Form(pairs(&body)?),
-            "multipart/form-data" => Body::Multipart(parts(content_type, body).await?),
+            "application/x-www-form-urlencoded" => Body::Form(pairs(body, left)?),
             _ => return Err(invalid),
         };
-        let read = Self { query, body };
-        let mut count = 0usize;
-        for name in read.names() {
-            count += 1;
-            // PHP and its like turn dots, blanks and brackets into other names than were read here.
-            let fit =
-                (1..=NAME_CHARS_MAX).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
-            if !fit || count > FIELDS_MAX {
-                return Err(invalid);
-            }
-        }
-        Ok(read)
+        Ok(Self { query, body })
     }
 
-    /// Bytes that are no arguments.
-    pub fn raw(content_type: &str, body: Bytes) -> Self {
-        Self { query: Vec::new(), body: Body::Raw(content_type.to_owned(), body) }
+    /// Reads a query and a multipart body as it comes. Texts and small files are kept in memory, large files go to the disk.
+    ///
+    /// # Errors
+    /// [`ReasonCode::EgressMessageInvalid`] for whatever two readers could read in two ways; what the body ends with;
+    /// [`ReasonCode::IngressBodyTooLarge`] and [`ReasonCode::IngressMemoryFull`] where there is no room for it.
+    pub async fn read_parts(
+        query: Option<&str>,
+        content_type: &str,
+        body: impl Stream<Item = Result<Bytes, ReasonCode>> + Send,
+        keep: Keep<'_>,
+    ) -> Result<Self, ReasonCode> {
+        let query = pairs(query.unwrap_or_default().as_bytes(), FIELDS_MAX)?;
+        let mut body = pin!(body);
+        let Some(first) = body.next().await else { return Ok(Self { query, body: Body::Empty }) };
+        let body = iter([first]).chain(body);
+        let parts = parts(content_type, body, FIELDS_MAX.saturating_sub(query.len()), keep).await?;
+        Ok(Self { query, body: Body::Multipart(parts) })
+    }
+
+    /// Bytes that are no arguments, as they come: in memory where they are few, else on the disk.
+    ///
+    /// # Errors
+    /// What the body ends with; [`ReasonCode::IngressMemoryFull`] where there is no room for it.
+    pub async fn read_raw(
+        content_type: &str,
+        body: impl Stream<Item = Result<Bytes, ReasonCode>> + Send,
+        mut keep: Keep<'_>,
+    ) -> Result<Self, ReasonCode> {
+        let (mut body, mut part) = (pin!(body), Content::default());
+        while let Some(piece) = body.next().await {
+            part.add(piece?, true, &mut keep).await?;
+        }
+        Ok(Self { query: Vec::new(), body: Body::Raw(content_type.to_owned(), part.into()) })
+    }
+
+    /// About how many bytes of memory the values of a JSON body take besides its text.
+    pub fn weight(&self) -> usize {
+        match &self.body {
+            Body::Json(fields) => fields.values().map(values).fold(0, usize::saturating_add).saturating_mul(VALUE_BYTES),
+            _ => 0,
+        }
+    }
+
+    /// The parts that lie on the disk, in order.
+    #[cfg(test)]
+    pub fn spooled(&self) -> Vec<Slice> {
+        let slice = |piece: &Piece| match piece {
+            Piece::Spooled(slice) => Some(slice.clone()),
+            Piece::Bytes(_) => None,
+        };
+        match &self.body {
+            Body::Raw(_, piece) => slice(piece).into_iter().collect(),
+            Body::Multipart(parts) => parts.iter().filter_map(|part| slice(&part.content)).collect(),
+            _ => Vec::new(),
+        }
     }
 
     /// The name of every argument.
@@ -129,8 +242,10 @@ impl Arguments {
             Body::Empty | Body::Raw(..) => {}
             Body::Json(fields) => found.extend(fields.get(name).map(|v| Ok(Cow::Borrowed(v)))),
             Body::Form(pairs) => found.extend(pairs.iter().filter(|(n, _)| n == name).map(|(_, v)| text(v))),
-            Body::Multipart(parts) => found.extend(parts.iter().filter(|p| p.name == name).map(|p| match std::str::from_utf8(&p.bytes) {
-                Ok(said) if p.file_name.is_none() => text(said),
+            Body::Multipart(parts) => found.extend(parts.iter().filter(|p| p.name == name).map(|p| match &p.content {
+                Piece::Bytes(said) if p.file_name.is_none() => {
+                    std::str::from_utf8(said).map_err(|_| ReasonCode::EgressMessageInvalid).and_then(text)
+                }
                 _ => Err(ReasonCode::EgressMessageInvalid),
             })),
         }
@@ -191,147 +306,160 @@ impl Arguments {
     pub fn write(&self, boundary: &str) -> Result<Written, ReasonCode> {
         let query = form(&self.query);
         let (media_type, body) = match &self.body {
-            Body::Empty => (None, Bytes::new()),
+            Body::Empty => (None, Payload::default()),
             Body::Json(fields) => {
                 let body = serde_json::to_vec(fields).map_err(|_| ReasonCode::EgressMessageInvalid)?;
                 (Some("application/json; charset=utf-8".to_owned()), body.into())
             }
             Body::Form(pairs) => (Some("application/x-www-form-urlencoded".to_owned()), form(pairs).into()),
             Body::Multipart(parts) => (Some(format!("multipart/form-data; boundary={boundary}")), multipart(parts, boundary)),
-            Body::Raw(media_type, bytes) => (Some(media_type.clone()).filter(|m| !m.is_empty()), bytes.clone()),
+            Body::Raw(media_type, piece) => (Some(media_type.clone()).filter(|m| !m.is_empty()), Payload::Pieces(vec![piece.clone()])),
         };
         Ok(Written { query, media_type, body })
     }
 }
 
-fn pairs(bytes: &[u8]) -> Result<Vec<(String, String)>, ReasonCode> {
+/// The media type without parameters, lower case.
+pub fn media_type(content_type: &str) -> String {
+    content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+/// PHP and its like turn dots, blanks and brackets into other names than were read here.
+fn is_name(name: &str) -> bool {
+    (1..=NAME_CHARS_MAX).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
+}
+
+fn values(value: &Value) -> usize {
+    let below = match value {
+        Value::Array(items) => items.iter().map(values).fold(0, usize::saturating_add),
+        Value::Object(fields) => fields.values().map(values).fold(0, usize::saturating_add),
+        _ => 0,
+    };
+    below.saturating_add(1)
+}
+
+/// Reads pairs, and stops at the first that is none or one too many.
+fn pairs(bytes: &[u8], pairs_max: usize) -> Result<Vec<(String, String)>, ReasonCode> {
+    collected(form_urlencoded::parse(bytes), pairs_max)
+}
+
+fn collected<'b>(
+    parsed: impl Iterator<Item = (Cow<'b, str>, Cow<'b, str>)>,
+    pairs_max: usize,
+) -> Result<Vec<(String, String)>, ReasonCode> {
     // What is no UTF-8 would be replaced by another text than the provider reads.
-    let pairs: Vec<(String, String)> = form_urlencoded::parse(bytes).into_owned().collect();
     let replaced = |text: &str| text.contains(char::REPLACEMENT_CHARACTER);
-    if pairs.iter().any(|(n, v)| replaced(n) || replaced(v)) { Err(ReasonCode::EgressMessageInvalid) } else { Ok(pairs) }
+    let mut pairs: Vec<(String, String)> = Vec::new();
+    for (name, value) in parsed {
+        if pairs.len() >= pairs_max || !is_name(&name) || replaced(&name) || replaced(&value) {
+            return Err(ReasonCode::EgressMessageInvalid);
+        }
+        pairs.push((name.into_owned(), value.into_owned()));
+    }
+    Ok(pairs)
 }
 
 fn form(pairs: &[(String, String)]) -> String {
     form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish()
 }
 
-async fn parts(content_type: &str, body: Bytes) -> Result<Vec<Part>, ReasonCode> {
-    let invalid = |_| ReasonCode::EgressMessageInvalid;
-    let boundary = multer::parse_boundary(content_type).map_err(invalid)?;
-    let whole = futures_util::stream::iter([Ok::<_, std::convert::Infallible>(body)]);
-    let mut read = multer::Multipart::new(whole, boundary);
+async fn parts(
+    content_type: &str,
+    body: impl Stream<Item = Result<Bytes, ReasonCode>> + Send,
+    parts_max: usize,
+    mut keep: Keep<'_>,
+) -> Result<Vec<Part>, ReasonCode> {
+    let boundary = multer::parse_boundary(content_type).map_err(|_| ReasonCode::EgressMessageInvalid)?;
+    let (mut body, progress) = (pin!(body), Arc::new(AtomicUsize::new(0)));
+    let mut read = multer::Multipart::new(one_by_one(body.as_mut(), progress.clone()), boundary);
     let mut parts = Vec::new();
-    while let Some(field) = read.next_field().await.map_err(invalid)? {
-        if parts.len() >= FIELDS_MAX {
+    while let Some(mut field) = read.next_field().await.map_err(why)? {
+        progress.fetch_add(1, Ordering::Relaxed);
+        let name = field.name().filter(|name| is_name(name)).ok_or(ReasonCode::EgressMessageInvalid)?.to_owned();
+        if parts.len() >= parts_max {
             return Err(ReasonCode::EgressMessageInvalid);
         }
-        let name = field.name().ok_or(ReasonCode::EgressMessageInvalid)?.to_owned();
         let (file_name, media_type) = (field.file_name().map(str::to_owned), field.content_type().map(ToString::to_string));
-        parts.push(Part { name, file_name, media_type, bytes: field.bytes().await.map_err(invalid)? });
+        let mut content = Content::default();
+        while let Some(chunk) = field.chunk().await.map_err(why)? {
+            progress.fetch_add(1, Ordering::Relaxed);
+            content.add(chunk, file_name.is_some(), &mut keep).await?;
+        }
+        parts.push(Part { name, file_name, media_type, content: content.into() });
+    }
+    drop(read);
+    // What stands behind the last part is not passed on; it is read to its end, so that the connection can go on.
+    while let Some(piece) = body.next().await {
+        piece?;
     }
     Ok(parts)
 }
 
+/// Hands out one piece, and the next only when the parser has found nothing more in those before: it takes as much as it can get
+/// before it looks at any of it, and looks again at all of it with every piece. `progress` counts what the parser has found.
+fn one_by_one<'b>(
+    mut body: Pin<&'b mut (impl Stream<Item = Result<Bytes, ReasonCode>> + Send)>,
+    progress: Arc<AtomicUsize>,
+) -> impl Stream<Item = Result<Bytes, Stopped>> + Send + 'b {
+    let (mut tried, mut rests, mut fed) = (usize::MAX, 0u8, 0usize);
+    poll_fn(move |cx| {
+        let found = progress.load(Ordering::Relaxed);
+        if tried != found {
+            (tried, rests, fed) = (found, 1, 0);
+        }
+        if let Some(left) = rests.checked_sub(1) {
+            rests = left;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        // Nothing was found in so much: the head of a part, or what stands before the first, is too long.
+        if fed > HEAD_BYTES_MAX {
+            return Poll::Ready(Some(Err(Stopped(ReasonCode::EgressMessageInvalid))));
+        }
+        let polled = body.as_mut().poll_next(cx).map(|next| next.map(|piece| piece.map_err(Stopped)));
+        if let Poll::Ready(Some(Ok(piece))) = &polled {
+            // Once to end this taking, and once because the parser may take before it looks.
+            (rests, fed) = (2, fed.saturating_add(piece.len()));
+        }
+        polled
+    })
+}
+
+/// Why no more of a body comes, on its way through the parser.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Stopped(ReasonCode);
+
+fn why(error: multer::Error) -> ReasonCode {
+    match error {
+        multer::Error::StreamReadFailed(error) => {
+            error.downcast_ref::<Stopped>().map_or(ReasonCode::EgressMessageInvalid, |stopped| stopped.0)
+        }
+        _ => ReasonCode::EgressMessageInvalid,
+    }
+}
+
 /// <https://html.spec.whatwg.org/multipage/form-control-infrastructure.html#multipart-form-data>
-fn multipart(parts: &[Part], boundary: &str) -> Bytes {
-    let mut out = BytesMut::with_capacity(parts.iter().map(|p| p.bytes.len() + 256).sum::<usize>() + 64);
+fn multipart(parts: &[Part], boundary: &str) -> Payload {
+    let (mut pieces, mut text) = (Vec::new(), String::new());
     for part in parts {
-        out.put_slice(format!("--{boundary}\r\ncontent-disposition: form-data; name=\"{}\"", part.name).as_bytes());
+        text.push_str(&format!("--{boundary}\r\ncontent-disposition: form-data; name=\"{}\"", part.name));
         if let Some(file) = &part.file_name {
             let file: String = file.chars().filter(|c| !c.is_control()).collect();
-            out.put_slice(format!("; filename=\"{}\"", file.replace('"', "%22")).as_bytes());
+            text.push_str(&format!("; filename=\"{}\"", file.replace('"', "%22")));
         }
         if let Some(media_type) = part.media_type.as_ref().filter(|m| m.bytes().all(|b| b.is_ascii_graphic() || b == b' ')) {
-            out.put_slice(format!("\r\ncontent-type: {media_type}").as_bytes());
+            text.push_str(&format!("\r\ncontent-type: {media_type}"));
         }
-        out.put_slice(b"\r\n\r\n");
-        out.put_slice(&part.bytes);
-        out.put_slice(b"\r\n");
+        text.push_str("\r\n\r\n");
+        pieces.push(Piece::Bytes(std::mem::take(&mut text).into()));
+        pieces.push(part.content.clone());
+        text.push_str("\r\n");
     }
-    out.put_slice(format!("--{boundary}--\r\n").as_bytes());
-    out.freeze()
+    text.push_str(&format!("--{boundary}--\r\n"));
+    pieces.push(Piece::Bytes(text.into()));
+    Payload::Pieces(pieces)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    async fn read(query: &str, content_type: &str, body: &str) -> Result<Arguments, ReasonCode> {
-        Arguments::read(Some(query), content_type, Bytes::from(body.to_owned())).await
-    }
-
-    const FORM: &str = "application/x-www-form-urlencoded";
-    const MULTIPART: &str = "multipart/form-data; boundary=XX";
-    /// As slack_sdk writes it: with an empty line before the first part.
-    const PARTS: &str = "\r\n--XX\r\nContent-Disposition: form-data; name=\"chat_id\"\r\n\r\n-100\r\n--XX\r\nContent-Disposition: form-data; \
-        name=\"document\"; filename=\"a\u{f6}.txt\"\r\nContent-Type: text/plain\r\n\r\nline\r\n--X\r\n--XX--\r\n";
-
-    #[tokio::test]
-    async fn each_form_is_read_and_written_anew() {
-        let json =
-            read("a=1", "application/json; charset=utf-8", r#"{"chat_id": -1001234567890123, "x": null, "o": {"p": 1}}"#).await.unwrap();
-        assert_eq!(json.text("chat_id"), Ok(Some("-1001234567890123".into())));
-        assert_eq!((json.text("x"), json.text("a")), (Ok(None), Ok(Some("1".into()))));
-        assert_eq!(json.object("o").unwrap().unwrap()["p"], json!(1));
-        let written = json.write("B").unwrap();
-        assert_eq!((written.query.as_str(), serde_json::from_slice::<Value>(&written.body).unwrap()["o"]["p"].clone()), ("a=1", json!(1)));
-
-        let mut form = read("", FORM, "token=agt&text=gr%C3%BC%C3%9Fe+a%26b&o=%7B%22p%22%3A1%7D").await.unwrap();
-        assert_eq!(form.object("o").unwrap().unwrap()["p"], json!(1));
-        form.remove("token");
-        assert_eq!(form.write("B").unwrap().body, "text=gr%C3%BC%C3%9Fe+a%26b&o=%7B%22p%22%3A1%7D");
-
-        let parts = read("", MULTIPART, PARTS).await.unwrap();
-        assert_eq!(parts.text("chat_id"), Ok(Some("-100".into())));
-        assert_eq!(parts.text("document"), Err(ReasonCode::EgressMessageInvalid), "a file is no text");
-        let written = parts.write("YY").unwrap();
-        let again = Arguments::read(None, &written.media_type.unwrap(), written.body).await.unwrap();
-        assert_eq!(again, parts);
-        let Body::Multipart(parts) = again.body else { panic!() };
-        assert_eq!((parts[1].bytes.as_ref(), parts[1].file_name.as_deref()), (&b"line\r\n--X"[..], Some("a\u{f6}.txt")));
-        assert_eq!(read("", FORM, "").await.unwrap().body, Body::Empty);
-    }
-
-    #[tokio::test]
-    async fn what_two_readers_could_read_differently_is_refused() {
-        let twice = PARTS.replace("name=\"document\"; filename=\"a\u{f6}.txt\"", "name=\"chat_id\"");
-        for (query, form, body) in [
-            ("chat_id=1", "application/json", r#"{"chat_id": 2}"#),
-            ("chat_id=1", FORM, "chat_id=2"),
-            ("", FORM, "chat_id=1&chat_id=1"),
-            ("", MULTIPART, twice.as_str()),
-            ("", "application/json", r#"{"chat_id": {"a": 1}}"#),
-            ("", "application/json", r#"{"chat_id": 1.5}"#),
-        ] {
-            assert_eq!(read(query, form, body).await.unwrap().text("chat_id"), Err(ReasonCode::EgressMessageInvalid), "{query} {body}");
-        }
-        for (query, form, body) in [
-            ("", "application/json", r#"{"chat_id": 1, "chat_id": 2}"#),
-            ("", "application/json", "[1]"),
-            ("", "text/plain", "chat_id=1"),
-            ("", "", "chat_id=1"),
-            ("channel.id=1", FORM, ""),
-            ("", FORM, "channel%5B%5D=C1"),
-            ("", FORM, "cha%20nnel=C1"),
-            ("", FORM, "a=%FF"),
-            ("", "multipart/form-data", PARTS),
-            ("", "multipart/form-data; boundary=ZZ", PARTS),
-            ("", MULTIPART, "--XX\r\nContent-Disposition: form-data\r\n\r\n1\r\n--XX--\r\n"),
-        ] {
-            assert!(read(query, form, body).await.is_err(), "{query} {form} {body}");
-        }
-    }
-
-    #[test]
-    fn a_file_s_name_ends_no_header() {
-        let part = Part {
-            name: "f".into(),
-            file_name: Some("a\"; x=\"\r\nevil: 1".into()),
-            media_type: Some("text/plain\r\nx: y".into()),
-            bytes: Bytes::from_static(b"b"),
-        };
-        let said = String::from_utf8(multipart(&[part], "B").to_vec()).unwrap();
-        assert_eq!(said, "--B\r\ncontent-disposition: form-data; name=\"f\"; filename=\"a%22; x=%22evil: 1\"\r\n\r\nb\r\n--B--\r\n");
-    }
-}
+mod tests;

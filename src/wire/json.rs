@@ -16,6 +16,9 @@ use crate::domain::reason::ReasonCode;
 /// How deep arrays and objects may nest.
 pub const DEPTH_MAX: usize = 64;
 
+/// How many values a document may hold: a value takes many times the two bytes that it may be written in.
+pub const VALUES_MAX: usize = 256 * 1024;
+
 /// A JSON value that borrows from its document.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Json<'a> {
@@ -110,12 +113,13 @@ impl<'a> Json<'a> {
 /// Parses a document whose root is an object.
 ///
 /// # Errors
-/// `ingress.json_duplicate_key`, `ingress.json_too_deep`, or `ingress.json_invalid` for everything else.
+/// `ingress.json_duplicate_key`, `ingress.json_too_deep`, `ingress.json_too_many_values`, or `ingress.json_invalid` for
+/// everything else.
 pub fn parse(bytes: &[u8]) -> Result<Json<'_>, ReasonCode> {
     let text = std::str::from_utf8(bytes).map_err(|_| ReasonCode::IngressJsonInvalid)?;
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    let (mut fault, mut floats) = (None, false);
-    let tree = Node { depth: 0, fault: &mut fault, floats: &mut floats }.deserialize(&mut deserializer);
+    let (mut fault, mut floats, mut left) = (None, false, VALUES_MAX);
+    let tree = Node { depth: 0, fault: &mut fault, floats: &mut floats, left: &mut left }.deserialize(&mut deserializer);
     let tree = tree.map_err(|_| fault.unwrap_or(ReasonCode::IngressJsonInvalid))?;
     if stands(Guard::JsonEnds) {
         deserializer.end().map_err(|_| ReasonCode::IngressJsonInvalid)?;
@@ -180,6 +184,8 @@ struct Node<'f> {
     depth: usize,
     fault: &'f mut Option<ReasonCode>,
     floats: &'f mut bool,
+    /// Values that may still come.
+    left: &'f mut usize,
 }
 
 impl Node<'_> {
@@ -188,7 +194,14 @@ impl Node<'_> {
             *self.fault = Some(ReasonCode::IngressJsonTooDeep);
             return Err(E::custom("too deep"));
         }
-        Ok(Node { depth: self.depth + 1, fault: self.fault, floats: self.floats })
+        match self.left.checked_sub(1) {
+            Some(left) => *self.left = left,
+            None => {
+                *self.fault = Some(ReasonCode::IngressJsonTooManyValues);
+                return Err(E::custom("too many values"));
+            }
+        }
+        Ok(Node { depth: self.depth + 1, fault: self.fault, floats: self.floats, left: self.left })
     }
 }
 
@@ -314,6 +327,16 @@ mod tests {
         for (bytes, want) in cases {
             assert_eq!(parse(&bytes).unwrap_err(), want, "{}", String::from_utf8_lossy(&bytes).chars().take(60).collect::<String>());
         }
+    }
+
+    #[test]
+    fn no_more_values_are_kept_than_may_be() {
+        let array = |values: usize| format!("{{\"a\":[{}]}}", vec!["1"; values].join(","));
+        assert!(parse(array(VALUES_MAX - 2).as_bytes()).is_ok());
+        assert_eq!(parse(array(VALUES_MAX).as_bytes()).unwrap_err(), ReasonCode::IngressJsonTooManyValues);
+        // The count ends the reading: what is behind it is not looked at.
+        let broken = format!("{}}}", array(VALUES_MAX).trim_end_matches("]}"));
+        assert_eq!(parse(broken.as_bytes()).unwrap_err(), ReasonCode::IngressJsonTooManyValues);
     }
 
     #[test]

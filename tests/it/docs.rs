@@ -195,6 +195,7 @@ fn every_metric_is_documented_with_its_labels() {
     metrics.installations(std::iter::once((slack, InstallationStatus::Active)));
     metrics.throttled("webhook");
     metrics.panicked();
+    metrics.connection_refused("address");
     metrics.alias_used("acme-slack");
     metrics.policies_in_force("v", 1);
     metrics.policies_reloaded(true);

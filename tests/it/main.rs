@@ -8,6 +8,7 @@ mod behaviour;
 mod both_ways;
 mod canaries;
 mod cli;
+mod connections;
 mod demo;
 mod docs;
 mod durable;

@@ -110,7 +110,7 @@ async fn gateway(folder: &Path, agent: &str) -> Gateway {
 }
 
 async fn post(url: String, headers: Vec<(&'static str, Secret)>, body: Bytes) -> WireResponse {
-    let request = WireRequest { method: http::Method::POST, url: Secret::new(url), headers, body };
+    let request = WireRequest { method: http::Method::POST, url: Secret::new(url), headers, body: body.into() };
     Transport::providers().unwrap().send(request, 10_000, 1024 * 1024).await.unwrap()
 }
 

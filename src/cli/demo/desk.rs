@@ -83,7 +83,7 @@ impl Desk {
             method: Method::POST,
             url: Secret::new(format!("{}{}", self.public, webhook.path)),
             headers: webhook.headers.iter().map(|(name, value)| (*name, Secret::new(value.clone()))).collect(),
-            body: webhook.body.clone(),
+            body: webhook.body.clone().into(),
         };
         self.send(request).await.map(|answer| answer.status)
     }
@@ -97,7 +97,7 @@ impl Desk {
             ("authorization", Secret::new(format!("Bearer {}", self.token.expose()))),
             ("content-type", Secret::new("application/json".into())),
         ];
-        self.send(WireRequest { method, url: Secret::new(format!("{}{path}", self.operator)), headers, body }).await
+        self.send(WireRequest { method, url: Secret::new(format!("{}{path}", self.operator)), headers, body: body.into() }).await
     }
 
     /// Declares the cast.

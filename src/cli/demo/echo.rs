@@ -8,7 +8,6 @@ use std::time::Instant;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
 use http::Method;
 use serde_json::{Value as Json, json};
 use tokio::sync::mpsc::UnboundedSender;
@@ -86,7 +85,7 @@ impl Echo {
                 ("content-type", Secret::new("application/json".into())),
                 ("idempotency-key", Secret::new(event.to_owned())),
             ],
-            body: Bytes::from(json!({"session": session, "text": format!("echo: {text}")}).to_string()),
+            body: json!({"session": session, "text": format!("echo: {text}")}).to_string().into(),
         };
         match self.transport.send(request, TIMEOUT_MS, ANSWER_BYTES_MAX).await {
             Ok(answer) => {
@@ -115,6 +114,7 @@ mod tests {
     use super::*;
     use crate::delivery::cloudevent::signature;
     use crate::domain::clock::Timestamp;
+    use bytes::Bytes;
 
     fn asked(secret: &Secret, at_s: i64, body: &'static str) -> Asked {
         let signed = signature(secret, "evt_1", Timestamp::from_secs(at_s), body.as_bytes()).unwrap();

@@ -166,7 +166,13 @@ mod tests {
         let wire = provider.render(&message, &seat.account, token, base).unwrap();
         let headers = wire.headers.iter().map(|(name, value)| (http::HeaderName::from_static(name), value.expose().parse().unwrap()));
         let path = wire.url.expose().strip_prefix("http://side").unwrap().to_owned();
-        let (status, body) = side.answer(&Asked { method: wire.method, path, query: None, headers: headers.collect(), body: wire.body });
+        let (status, body) = side.answer(&Asked {
+            method: wire.method,
+            path,
+            query: None,
+            headers: headers.collect(),
+            body: wire.body.whole().to_vec().into(),
+        });
         let response = WireResponse { status, headers: http::HeaderMap::new(), body: Bytes::from(body.to_string()) };
         (status, body, provider.read_receipt(&response))
     }

@@ -3,6 +3,7 @@ use serde_json::json;
 use super::*;
 use crate::domain::clock::Timestamp;
 use crate::providers::conformance::answer;
+use crate::wire::Piece;
 use crate::wire::form::Body;
 
 const GATEWAY: &str = "https://gw.example";
@@ -242,7 +243,8 @@ fn requests_are_built_anew_with_the_provider_s_token() {
     assert_eq!(file.url("7001:AA", "https://api.telegram.org"), "https://api.telegram.org/file/bot7001:AA/documents/f_1.pdf");
     let any = slack("auth.test", json!({}));
     let upload = Asked { upload: Some("https://files.slack.com/upload/v1/x"), ..any.asked() };
-    let raw = Arguments::raw("text/plain", "bytes".into()).write("B").unwrap();
+    let body = Body::Raw("text/plain".into(), Piece::Bytes("bytes".into()));
+    let raw = Arguments { query: Vec::new(), body }.write("B").unwrap();
     let request = of(ProviderKind::Slack).rebuild(
         &upload,
         &account(ProviderKind::Slack),

@@ -248,7 +248,7 @@ pub(super) fn request(address: &Secret, body: &Bytes, api_base: &str) -> Option<
     }
     let is_object = serde_json::from_slice::<BTreeMap<String, &RawValue>>(body).is_ok();
     let headers = vec![("content-type", Secret::new(super::JSON.to_owned()))];
-    is_object.then(|| WireRequest { method: Method::POST, url: Secret::new(url.into()), headers, body: body.clone() })
+    is_object.then(|| WireRequest { method: Method::POST, url: Secret::new(url.into()), headers, body: body.clone().into() })
 }
 
 /// What the answer to a post means. It is the text `ok`, or JSON that says so; there is no id of the message in it.

@@ -184,6 +184,8 @@ impl Sdk for Slack {
         let (status, error) = match refused.code.status() {
             401 => (200, "invalid_auth"),
             429 => (429, "ratelimited"),
+            // The call was not read: SDKs repeat it after a while, as they do when Slack itself answers so.
+            503 if refused.code == ReasonCode::IngressMemoryFull => (503, "service_unavailable"),
             _ => (200, "byoa_refused"),
         };
         let body = json!({

@@ -216,6 +216,7 @@ impl Sdk for Telegram {
             409 => (409, "Conflict"),
             429 => (429, "Too Many Requests"),
             400 | 413 | 415 | 422 => (400, "Bad Request"),
+            503 if refused.code == ReasonCode::IngressMemoryFull => (503, "Service Unavailable"),
             408 | 502.. => (502, "Bad Gateway"),
             _ => (403, "Forbidden"),
         };

@@ -1,6 +1,5 @@
 //! WhatsApp's SDKs: the few nodes of the Graph API that an agent needs. Part of `providers::whatsapp`, floor 2.
 
-use bytes::Bytes;
 use http::Method;
 use serde_json::{Value, json};
 
@@ -11,7 +10,7 @@ use crate::domain::reason::ReasonCode;
 use crate::domain::secret::Secret;
 use crate::providers::sdk::{Asked, Kind, Located, Place, Refused, Sdk, Told, Untold, plain_receipt, request, segments};
 use crate::wire::form::{Body, Written};
-use crate::wire::{WireRequest, WireResponse};
+use crate::wire::{Payload, WireRequest, WireResponse};
 
 /// Edges and nodes that move webhooks, hand out tokens, or open and close the number.
 const RESERVED: &[&str] = &[
@@ -129,7 +128,7 @@ impl Sdk for WhatsApp {
         let written = match path {
             [id] if id != phone_number_id => {
                 let query = format!("phone_number_id={phone_number_id}");
-                of_this_number = Written { query, media_type: None, body: Bytes::new() };
+                of_this_number = Written { query, media_type: None, body: Payload::default() };
                 &of_this_number
             }
             _ => written,
