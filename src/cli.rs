@@ -25,6 +25,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::config::Config;
 use crate::config::load::{self, ConfigError};
+use crate::policy::limits::with_most_room;
 use crate::transport::Transport;
 
 /// A gateway between messaging providers and the agents that answer people.
@@ -230,7 +231,8 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return ended(Err(CliError::Unable(format!("no runtime: {error}")))),
     };
-    ended(runtime.block_on(run(cli)))
+    // Commands about policies read, show and evaluate them here.
+    ended(with_most_room(|| runtime.block_on(run(cli))))
 }
 
 fn ended(result: Result<(), CliError>) -> ExitCode {

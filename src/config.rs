@@ -99,6 +99,31 @@ pub struct PoliciesSection {
     pub history: PathBuf,
     /// How many of them.
     pub history_max: usize,
+    /// How large and how deep the text of the platform's policies may be.
+    pub platform_limits: PolicyTextLimits,
+}
+
+/// `policies.platform_limits`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PolicyTextLimits {
+    /// Brackets and `if`s within each other, and attributes in a row.
+    pub nesting: usize,
+    /// Operators of one policy.
+    pub operators: usize,
+    /// One file, in bytes.
+    pub file_bytes: usize,
+}
+
+impl PolicyTextLimits {
+    /// The most that settings can allow: more would take a stack that is not there.
+    pub const MOST: Self = Self { nesting: 256, operators: 4_000, file_bytes: 4 * 1024 * 1024 };
+}
+
+impl Default for PolicyTextLimits {
+    fn default() -> Self {
+        Self { nesting: 64, operators: 1_000, file_bytes: 64 * 1024 }
+    }
 }
 
 impl Default for PoliciesSection {
@@ -111,6 +136,7 @@ impl Default for PoliciesSection {
             shadow: None,
             history: "data/policies".into(),
             history_max: 20,
+            platform_limits: PolicyTextLimits::default(),
         }
     }
 }

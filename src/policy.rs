@@ -14,10 +14,12 @@ mod envelope;
 mod est;
 pub mod explain;
 pub mod facts;
+mod fault;
 pub mod format;
 mod gate;
 pub mod history;
 mod index;
+pub mod limits;
 mod lint;
 pub mod load;
 pub mod lock;
@@ -49,6 +51,7 @@ pub use history::History;
 pub use load::{Diagnostic, LoadError, Rule, Sources, read};
 pub use shadow::Shadow;
 
+use crate::config::PolicyTextLimits;
 use crate::domain::clock::Timestamp;
 
 /// The vocabulary that this build asks in; a copy on disk that differs is refused.
@@ -87,12 +90,21 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Reads, lints and validates the law.
+    /// Reads, lints and validates the law, with the limits that texts have where no settings say otherwise.
     ///
     /// # Errors
-    /// [`LoadError`] with every fault found: `policy.missing` where there is no policy file, else `policy.invalid`.
+    /// [`LoadError`] with every fault found: `policy.missing` where there is no policy file, else `policy.invalid` or
+    /// `policy.too_complex`.
     pub fn load(policies_dir: &Path, schema_file: &Path, now: Timestamp) -> Result<Self, LoadError> {
-        Self::build(&read(policies_dir, schema_file)?, now)
+        Self::load_within(policies_dir, schema_file, &PolicyTextLimits::default(), now)
+    }
+
+    /// The same, where the platform's files have these limits.
+    ///
+    /// # Errors
+    /// As [`Snapshot::load`].
+    pub fn load_within(policies_dir: &Path, schema_file: &Path, platform: &PolicyTextLimits, now: Timestamp) -> Result<Self, LoadError> {
+        Self::build(&read(policies_dir, schema_file, platform)?, now)
     }
 
     /// Lints and validates what was read, as the law at this time.

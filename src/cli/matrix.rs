@@ -17,6 +17,7 @@ use super::rollout::plain;
 use super::show::{cell, counted, raw, table};
 use super::{CliError, Output, Target};
 use crate::admin::matrix::{MatrixReport, MatrixState, play};
+use crate::config::PolicyTextLimits;
 use crate::domain::clock::Clock;
 use crate::domain::installation::ProviderKind;
 use crate::domain::matrix::{Exercise, PlayedCase};
@@ -77,7 +78,7 @@ pub(super) async fn run(target: &Target, command: MatrixCommand) -> Result<(), C
     match command {
         MatrixCommand::Run { provider, format, policies: Some(dir), schema } => {
             let schema = schema.unwrap_or_else(|| target.config.policies.schema.clone());
-            here(provider.as_deref(), &dir, &schema, format).await
+            here(provider.as_deref(), &dir, &schema, &target.config.policies.platform_limits, format).await
         }
         MatrixCommand::Run { provider, format, .. } => there(target, provider.as_deref(), format).await,
         MatrixCommand::List { provider, output } => list(target, provider.as_deref(), output).await,
@@ -125,7 +126,7 @@ async fn there(target: &Target, provider: Option<&str>, format: RunFormat) -> Re
 }
 
 /// Played by this process. Nothing is kept.
-async fn here(provider: Option<&str>, dir: &Path, schema: &Path, format: RunFormat) -> Result<(), CliError> {
+async fn here(provider: Option<&str>, dir: &Path, schema: &Path, limits: &PolicyTextLimits, format: RunFormat) -> Result<(), CliError> {
     let providers = match provider {
         None => ProviderKind::ALL.to_vec(),
         Some(word) => vec![
@@ -134,8 +135,8 @@ async fn here(provider: Option<&str>, dir: &Path, schema: &Path, format: RunForm
         ],
     };
     let now = Clock::system().now();
-    let law =
-        Snapshot::load(dir, schema, now).map_err(|error| CliError::Unable(format!("{}\n{}", error.code, faults(&error).trim_end())))?;
+    let law = Snapshot::load_within(dir, schema, limits, now)
+        .map_err(|error| CliError::Unable(format!("{}\n{}", error.code, faults(&error).trim_end())))?;
     let player = crate::matrix::player();
     let exercise = Exercise { policies: Arc::clone(law.texts()), version: Arc::clone(law.version()), now, providers: providers.clone() };
     let total = player.cases(&providers);

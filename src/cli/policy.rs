@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::{CliError, Target};
+use crate::config::PolicyTextLimits;
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::reason::ReasonCode;
 use crate::policy::{LoadError, Snapshot, Sources, read};
@@ -161,12 +162,13 @@ enum ExplainFormat {
 struct Place {
     dir: PathBuf,
     schema: PathBuf,
+    limits: PolicyTextLimits,
     now: Timestamp,
 }
 
 impl Place {
     fn sources(&self) -> Result<Sources, CliError> {
-        read(&self.dir, &self.schema).map_err(|e| refused(&e))
+        read(&self.dir, &self.schema, &self.limits).map_err(|e| refused(&e))
     }
 
     fn snapshot(&self) -> Result<Snapshot, CliError> {
@@ -175,7 +177,7 @@ impl Place {
 
     /// The same, of another folder.
     fn at(&self, dir: PathBuf) -> Self {
-        Self { dir, schema: self.schema.clone(), now: self.now }
+        Self { dir, schema: self.schema.clone(), limits: self.limits, now: self.now }
     }
 }
 
@@ -194,6 +196,7 @@ pub(super) async fn run(args: PolicyArgs, target: Target) -> Result<(), CliError
     let place = Place {
         dir: args.policies.unwrap_or_else(|| target.config.policies.dir.clone()),
         schema: args.schema.unwrap_or_else(|| target.config.policies.schema.clone()),
+        limits: target.config.policies.platform_limits,
         now: Clock::system().now(),
     };
     match args.command {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_yaml::Value;
 
-use super::{Config, Limits, SETTLE_MS};
+use super::{Config, Limits, PolicyTextLimits, SETTLE_MS};
 use crate::domain::reason::ReasonCode;
 
 /// The largest body that a provider sends.
@@ -137,6 +137,16 @@ fn validate(config: &Config) -> Result<(), ConfigError> {
         return no("quotas.burst needs quotas.events_per_second");
     }
     config.retention.check(limits.session_idle_hours).map_err(ConfigError::invalid)?;
+    let (platform, least, most) = (config.policies.platform_limits, PolicyTextLimits::default(), PolicyTextLimits::MOST);
+    for (name, value, least, most) in [
+        ("nesting", platform.nesting, least.nesting, most.nesting),
+        ("operators", platform.operators, least.operators, most.operators),
+        ("file_bytes", platform.file_bytes, least.file_bytes, most.file_bytes),
+    ] {
+        if !(least..=most).contains(&value) {
+            return no(&format!("policies.platform_limits.{name} must be between {least} and {most}"));
+        }
+    }
     for path in config.ingress.aliases.keys() {
         if !path.starts_with('/') || path.starts_with("/webhooks/") || path.starts_with("/v1/") || path.starts_with("/sdk/") {
             return no(&format!("ingress.aliases: `{path}` must start with / and not shadow an address of the gateway"));

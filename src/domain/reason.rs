@@ -200,6 +200,7 @@ reasons! {
     PolicyTableFailed "policy.table_failed" 500 false "A decision table does not hold for the policy set.";
     PolicyLockMismatch "policy.lock_mismatch" 500 false "The policy files are not the ones that policies.lock describes.";
     PolicyUnsettled "policy.unsettled" 500 true "The policy files keep changing while they are read.";
+    PolicyTooComplex "policy.too_complex" 500 false "A policy file is larger, or a policy deeper or longer, than the limits for policy texts.";
     KeyMissing "key.missing" 500 false "There is no master key.";
     KeyEnvironment "key.environment" 409 false "The master keys come from the environment, which the gateway cannot write.";
     KeyWeak "key.weak" 500 false "The master key is not 32 random bytes.";

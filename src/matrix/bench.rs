@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use super::row::{Given, LawWord};
 use super::wire::{Request, Response, once};
 use crate::app::{EnvSecrets, Gateway, Outfit};
-use crate::config::Config;
+use crate::config::{Config, PolicyTextLimits};
 use crate::crypto;
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::installation::ProviderKind;
@@ -62,7 +62,9 @@ impl Setting {
         let now = Timestamp::from_secs(now.secs());
         let shared = folder.path().join(SHARED);
         save(&shared, policies.iter().map(|(path, text)| (path.as_str(), text.as_str())))?;
-        let law = Snapshot::load(&shared, &schema, now).map_err(|e| format!("the policies do not load: {e}"))?;
+        // Whoever put these in force held them to the limits of that gateway.
+        let law =
+            Snapshot::load_within(&shared, &schema, &PolicyTextLimits::MOST, now).map_err(|e| format!("the policies do not load: {e}"))?;
         Ok(Self { policies, law: Arc::new(law), now, folder })
     }
 
@@ -81,11 +83,11 @@ fn scratch() -> Result<TempDir, String> {
 }
 
 /// Writes files below a folder.
-fn save<'f>(dir: &Path, files: impl IntoIterator<Item = (&'f str, &'f str)>) -> Result<(), String> {
+fn save<'f>(dir: &Path, files: impl IntoIterator<Item = (&'f str, impl AsRef<str>)>) -> Result<(), String> {
     for (path, text) in files {
         let file = dir.join(path);
         let parent = file.parent().unwrap_or(dir);
-        std::fs::create_dir_all(parent).and_then(|()| std::fs::write(&file, text)).map_err(said(path))?;
+        std::fs::create_dir_all(parent).and_then(|()| std::fs::write(&file, text.as_ref())).map_err(said(path))?;
     }
     Ok(())
 }
@@ -131,6 +133,7 @@ impl Bench {
         config.policies.schema = setting.folder.path().join("gateway.cedarschema");
         // Whoever put this law in force held it to its tables.
         config.policies.gate_tables = false;
+        config.policies.platform_limits = PolicyTextLimits::MOST;
         config.policies.history = folder.path().join("accepted");
         config.keys.file = folder.path().join("master.keys");
         config.operators.token_file = folder.path().join("operator.token");
@@ -216,13 +219,22 @@ impl Bench {
     }
 
     /// Saves policy files that it must reject, and waits until it has.
-    pub(super) async fn rejected(&mut self, files: &BTreeMap<String, String>) -> Result<(), String> {
+    pub(super) async fn rejected(&mut self, files: &BTreeMap<String, String>, wanted: Option<&str>) -> Result<(), String> {
         save(&self.policies, texts(files))?;
-        // The last thing that a rejection does is its audit line.
-        while self.left.store.rejected_sets().await.map_err(|e| e.to_string())? == 0 {
-            tokio::time::sleep(LOOK_EVERY).await;
+        let rejected = async {
+            loop {
+                // The last thing that a rejection does is its audit line.
+                if let Some(code) = self.left.store.rejected_set().await.map_err(|e| e.to_string())? {
+                    return Ok::<String, String>(code);
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        let code = tokio::time::timeout(LOOK_MAX, rejected).await.map_err(|_| "the saved policies are not rejected".to_owned())??;
+        match wanted {
+            Some(wanted) if wanted != code => Err(format!("the saved policies are rejected with {code}, not {wanted}")),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Saves policy files over its own, and waits until they are in force.
@@ -272,8 +284,24 @@ fn token() -> Result<String, String> {
     crypto::random::<16>().map(|bytes| format!("opr_{}", hex::encode(bytes))).map_err(|e| e.to_string())
 }
 
-fn texts(files: &BTreeMap<String, String>) -> impl Iterator<Item = (&str, &str)> {
-    files.iter().map(|(path, text)| (path.as_str(), text.as_str()))
+fn texts(files: &BTreeMap<String, String>) -> impl Iterator<Item = (&str, String)> {
+    files.iter().map(|(path, text)| (path.as_str(), repeated(text)))
+}
+
+/// The text with each `«N*part»` as N times that part.
+fn repeated(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some((before, (times, part, after))) = rest.split_once('«').and_then(|(before, from)| {
+        let (inside, after) = from.split_once('»')?;
+        let (times, part) = inside.split_once('*')?;
+        Some((before, (times.parse().ok()?, part, after)))
+    }) {
+        out.push_str(before);
+        out.push_str(&part.repeat(times));
+        rest = after;
+    }
+    out + rest
 }
 
 /// Settings with some others over them.

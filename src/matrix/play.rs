@@ -41,7 +41,7 @@ impl Stage<'_> {
             bench.damage(&self.fill(statement)).await?;
         }
         if !given.policies_saved.is_empty() {
-            bench.rejected(&given.policies_saved).await?;
+            bench.rejected(&given.policies_saved, given.rejected_as.as_deref()).await?;
         }
         let when = &self.play.when;
         let mut seen = Seen::default();

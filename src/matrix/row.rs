@@ -102,6 +102,8 @@ pub struct Given {
     pub policies: BTreeMap<String, String>,
     /// The same, saved while the gateway runs; the request comes when the gateway has rejected them.
     pub policies_saved: BTreeMap<String, String>,
+    /// The code that they are rejected with, where the row is about it.
+    pub rejected_as: Option<String>,
 }
 
 /// Which policies a row begins with.

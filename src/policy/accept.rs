@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::load::{LoadError, Sources};
 use super::{Snapshot, lock, validate};
-use crate::config::PoliciesSection;
+use crate::config::{PoliciesSection, PolicyTextLimits};
 use crate::domain::clock::Timestamp;
 use crate::domain::reason::ReasonCode;
 
@@ -20,6 +20,8 @@ pub struct Terms {
     pub gate_tables: bool,
     /// Whether there must be a lock.
     pub require_lock: bool,
+    /// The limits of the platform's texts.
+    pub platform_limits: PolicyTextLimits,
 }
 
 impl From<&PoliciesSection> for Terms {
@@ -29,6 +31,7 @@ impl From<&PoliciesSection> for Terms {
             schema: section.schema.clone(),
             gate_tables: section.gate_tables,
             require_lock: section.require_lock,
+            platform_limits: section.platform_limits,
         }
     }
 }
@@ -48,7 +51,7 @@ impl Terms {
     /// # Errors
     /// [`LoadError`] with every file that cannot be taken.
     pub fn read(&self) -> Result<Sources, LoadError> {
-        super::read(&self.dir, &self.schema)
+        super::read(&self.dir, &self.schema, &self.platform_limits)
     }
 
     /// The same, where it is to the letter a law that was accepted already and nothing but the law is asked for: many
@@ -68,7 +71,8 @@ impl Terms {
     /// Holds what was read to everything.
     ///
     /// # Errors
-    /// [`LoadError`]: `policy.lock_mismatch`, `policy.invalid` or `policy.table_failed`, with every fault of that step.
+    /// [`LoadError`]: `policy.lock_mismatch`, `policy.invalid`, `policy.too_complex` or `policy.table_failed`, with every fault
+    /// of that step.
     pub fn accept(&self, sources: &Sources, now: Timestamp) -> Result<Passed, LoadError> {
         let dir = Path::display(&self.dir).to_string();
         let locked = |policies| match lock::faults(sources, &dir, policies, self.require_lock) {

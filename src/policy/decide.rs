@@ -12,7 +12,7 @@ use super::action::{Action, default_deny};
 use super::entities::{Names, Question, Slice};
 use super::index::{Answer, Index};
 use super::shadow::Disagreement;
-use super::{Snapshot, envelope};
+use super::{Snapshot, envelope, limits};
 use crate::crypto::sha256;
 use crate::domain::clock::Timestamp;
 use crate::domain::guard::{Guard, stands};
@@ -76,6 +76,8 @@ pub(super) struct Law {
     pub expires_at: Option<Timestamp>,
     /// Its policies that have ended, and when.
     pub ended: Vec<(String, Timestamp)>,
+    /// How deep its expressions can be.
+    levels: usize,
 }
 
 /// Where a policy stands.
@@ -133,17 +135,18 @@ impl Law {
         policies: PolicySet,
         places: Arc<HashMap<PolicyId, Place>>,
         whole: Arc<str>,
+        levels: usize,
     ) -> Result<Self, String> {
         let code = |policy: &cedar_policy::Policy| Some((policy.id().clone(), ReasonCode::parse(policy.annotation("code")?)?));
         let codes = policies.policies().filter_map(code).collect();
         let expires_at = policies.policies().filter_map(until).min();
         let index = Index::new(&policies, &base.schema)?;
-        Ok(Self { base, policies, index, codes, places, version: Arc::clone(&whole), whole, expires_at, ended: vec![] })
+        Ok(Self { base, policies, index, codes, places, version: Arc::clone(&whole), whole, expires_at, ended: vec![], levels })
     }
 
     /// The same law with other policies: a mutant, or one that something was taken out of.
     pub(super) fn with(&self, policies: PolicySet) -> Result<Self, String> {
-        let law = Self::new(Arc::clone(&self.base), policies, Arc::clone(&self.places), Arc::clone(&self.whole))?;
+        let law = Self::new(Arc::clone(&self.base), policies, Arc::clone(&self.places), Arc::clone(&self.whole), self.levels)?;
         Ok(Self { version: Arc::clone(&self.version), ended: self.ended.clone(), ..law })
     }
 
@@ -216,7 +219,7 @@ impl Law {
 
     /// What the policies alone say, before anything is made of it.
     pub(super) fn asked(&self, request: &Request, entities: &Entities) -> Answer {
-        self.index.authorize(request, entities)
+        limits::with_room_to_evaluate(self.levels, || self.index.authorize(request, entities))
     }
 
     /// The answer to a request that was held to the schema, in the order in which doubts count: an error, a forbid, no

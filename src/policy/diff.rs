@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use cedar_policy::{Policy, PolicyId, PolicySet};
 use serde_json::Value;
 
-use super::Snapshot;
 use super::case::Case;
 use super::decide::{Law, Place, Ruling};
 use super::matrix::How;
@@ -14,6 +13,7 @@ use super::reach::{Clauses, Line};
 use super::row::{Want, as_row};
 use super::sample::Sampler;
 use super::vocabulary::{Environment, Vocabulary};
+use super::{Snapshot, limits};
 
 /// Requests of each kind that are put to both laws.
 pub const SAMPLES: u64 = 2_000;
@@ -129,6 +129,10 @@ pub struct Replay {
 
 /// Policies that differ as text, sorted.
 pub fn text(from: &Snapshot, to: &Snapshot) -> Vec<TextChange> {
+    limits::with_most_room(|| texts(from, to))
+}
+
+fn texts(from: &Snapshot, to: &Snapshot) -> Vec<TextChange> {
     let (from, to) = (&from.law, &to.law);
     let both: BTreeSet<&PolicyId> = from.policies.policies().chain(to.policies.policies()).map(Policy::id).collect();
     let change = |id: &PolicyId| {
@@ -162,6 +166,10 @@ fn annotations(policy: &Policy) -> BTreeMap<&str, &str> {
 
 /// What becomes of every kind of request, sorted.
 pub fn meaning(from: &Snapshot, to: &Snapshot, prover: Option<Prover<'_>>) -> Vec<Change> {
+    limits::with_most_room(|| meanings(from, to, prover))
+}
+
+fn meanings(from: &Snapshot, to: &Snapshot, prover: Option<Prover<'_>>) -> Vec<Change> {
     let (from, to) = (&from.law, &to.law);
     let (was, is) = (Clauses::of(&from.policies), Clauses::of(&to.policies));
     let (gone, come) = (differing(from, to), differing(to, from));

@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::case::{Case, bare};
 use super::decide::{Law, Place, Ruling};
 use super::vocabulary::{Vocabulary, full, short};
-use super::{Snapshot, envelope, est};
+use super::{Snapshot, envelope, est, limits};
 use crate::domain::reason::ReasonCode;
 
 /// What came out, and of which kind it is.
@@ -142,6 +142,10 @@ impl Snapshot {
     /// # Errors
     /// What makes it no request at all: a principal or resource that is no entity.
     pub fn explain(&self, case: &Case) -> Result<Explanation, String> {
+        limits::with_most_room(|| self.explained(case))
+    }
+
+    fn explained(&self, case: &Case) -> Result<Explanation, String> {
         for (what, uid) in [("principal", &case.principal), ("resource", &case.resource)] {
             uid.parse::<EntityUid>().map_err(|_| format!("{what} `{uid}` is no entity: write it like `Byoa::Org::\"acme\"`"))?;
         }

@@ -9,7 +9,8 @@ use cedar_policy_formatter::{Config, policies_str_to_pretty};
 use serde_json::Value;
 
 use super::load::{self, Diagnostic, LoadError};
-use super::validate;
+use super::{limits, validate};
+use crate::config::PolicyTextLimits;
 
 /// A policy file in the one layout.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -26,16 +27,16 @@ pub struct Laid {
 ///
 /// # Errors
 /// [`LoadError`] with every file that cannot be taken.
-pub fn folder(policies_dir: &Path) -> Result<Vec<Laid>, LoadError> {
+pub fn folder(policies_dir: &Path, platform: &PolicyTextLimits) -> Result<Vec<Laid>, LoadError> {
     let laid = |source: load::Source| {
-        let new = laid_out(&source);
+        let new = limits::with_room(platform, || laid_out(&source, platform));
         Laid { file: source.file, old: source.text, new }
     };
-    Ok(load::policy_files(policies_dir)?.into_iter().map(laid).collect())
+    Ok(load::policy_files(policies_dir, platform)?.into_iter().map(laid).collect())
 }
 
-fn laid_out(source: &load::Source) -> Result<String, Vec<Diagnostic>> {
-    let before = validate::parsed(source)?;
+fn laid_out(source: &load::Source, platform: &PolicyTextLimits) -> Result<String, Vec<Diagnostic>> {
+    let (before, _) = validate::parsed(source, platform)?;
     let kept = layout(&source.text).and_then(|new| kept(&source.text, &before, new));
     kept.map_err(|why| vec![Diagnostic::of_file(load::Rule::Syntax, &source.file, format!("left as it is: {why}"))])
 }
@@ -132,7 +133,7 @@ mod tests {
     fn one(text: &str) -> String {
         let disk = Disk::empty();
         disk.write("a.cedar", text);
-        match folder(disk.path()).unwrap().remove(0).new {
+        match folder(disk.path(), &PolicyTextLimits::default()).unwrap().remove(0).new {
             Ok(new) => new,
             Err(faults) => faults.iter().map(|f| f.message.clone()).collect::<Vec<_>>().join("\n"),
         }
@@ -140,7 +141,7 @@ mod tests {
 
     #[test]
     fn what_ships_is_laid_out() {
-        for laid in folder("policies".as_ref()).unwrap() {
+        for laid in folder("policies".as_ref(), &PolicyTextLimits::default()).unwrap() {
             assert_eq!(laid.new.as_ref(), Ok(&laid.old), "{}: run `byoa policy fmt`", laid.file);
         }
         for bound in [envelope::ENVELOPE, envelope::FLOOR] {

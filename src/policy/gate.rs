@@ -60,7 +60,13 @@ mod tests {
         defaults: {principal: Operator ann, resource: Gateway byoa}\nrows:\n";
 
     fn gate(disk: &Disk) -> Result<usize, LoadError> {
-        let terms = Terms { dir: disk.path().to_owned(), schema: SCHEMA_FILE.into(), gate_tables: true, require_lock: false };
+        let terms = Terms {
+            dir: disk.path().to_owned(),
+            schema: SCHEMA_FILE.into(),
+            gate_tables: true,
+            require_lock: false,
+            platform_limits: Default::default(),
+        };
         let sources = terms.read().unwrap();
         terms.accept(&sources, Timestamp::default()).map(|passed| passed.rows)
     }

@@ -153,7 +153,7 @@ mod tests {
         let (disk, kept) = (Disk::starter(), tempfile::tempdir().unwrap());
         disk.write("tables/a.yaml", "about: x\n");
         let history = History::new(&kept.path().join("history"), 2);
-        let sources = || read(disk.path(), SCHEMA_FILE.as_ref()).unwrap();
+        let sources = || read(disk.path(), SCHEMA_FILE.as_ref(), &Default::default()).unwrap();
         let at = Timestamp::from_secs;
         let first = sources();
         history.keep(&first, 36, at(1)).unwrap();

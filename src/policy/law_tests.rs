@@ -85,7 +85,7 @@ fn org(name: &str) -> OrgFacts {
     OrgFacts { id: id(name), suspended: false, fallback_opt_in: BTreeSet::from([ProviderKind::Slack]) }
 }
 
-fn installation(owned_by: &str, for_org: &str) -> InstallationFacts {
+pub fn installation(owned_by: &str, for_org: &str) -> InstallationFacts {
     InstallationFacts {
         id: InstallationId::parse(&format!("{owned_by}-{for_org}")).unwrap(),
         provider: ProviderKind::Slack,
@@ -100,7 +100,7 @@ fn stranger(owned_by: &str, for_org: &str) -> Option<OrgFacts> {
     (owned_by != "platform" && owned_by != for_org).then(|| org(owned_by))
 }
 
-fn agent(of: &str) -> AgentFacts {
+pub fn agent(of: &str) -> AgentFacts {
     AgentFacts { id: AgentId::parse("concierge").unwrap(), org: (of != "platform").then(|| org(of)) }
 }
 
@@ -115,7 +115,7 @@ fn credential(owned_by: &str, for_org: &str) -> CredentialFacts {
     }
 }
 
-fn route(installation: InstallationFacts, agent: AgentFacts) -> RouteMessage {
+pub fn route(installation: InstallationFacts, agent: AgentFacts) -> RouteMessage {
     RouteMessage {
         installation,
         agent,

@@ -4,206 +4,23 @@
 use std::fmt;
 use std::fs;
 use std::io::Read;
-use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use serde::Serialize;
-
 use super::SCHEMA;
+pub use super::fault::{Diagnostic, LoadError, Rule};
+use super::limits::Bounds;
+use crate::config::PolicyTextLimits;
 use crate::crypto::sha256;
 use crate::domain::ids::OrgId;
 use crate::domain::reason::ReasonCode;
 
-const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// A file that is no policy.
+const FILE_BYTES_MAX: usize = 4 * 1024 * 1024;
 const ALL_BYTES_MAX: usize = 64 * 1024 * 1024;
 const FILES_MAX: usize = 20_000;
 // A symbolic link may lead back up.
 const DEPTH_MAX: usize = 16;
-
-/// What a fault is a fault of. Stable words, for programs that sort findings.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Rule {
-    /// A file or folder cannot be taken: unreadable, too large, not UTF-8, in the wrong place.
-    File,
-    /// The schema is not this build's.
-    Schema,
-    /// It is not Cedar, or not YAML.
-    Syntax,
-    /// It does not fit the schema, or can never apply.
-    Types,
-    /// A file without a policy.
-    Empty,
-    /// Templates are not used.
-    Template,
-    /// `@id` is absent, unfit or taken.
-    Id,
-    /// `@reason` is absent.
-    Reason,
-    /// `@code` is absent, unknown or on a permit.
-    Code,
-    /// An annotation that does not exist.
-    Annotation,
-    /// `@mode`
-    Mode,
-    /// `@until`
-    Until,
-    /// A permit for everybody.
-    Unconditional,
-    /// An org's file that reaches beyond its org.
-    OrgScope,
-    /// A forbid that could err.
-    MayErr,
-    /// A decision table that does not make sense.
-    Table,
-    /// The set is not the one that `policies.lock` describes.
-    Lock,
-}
-
-impl Rule {
-    /// Every rule.
-    pub const ALL: [Self; 17] = [
-        Self::File,
-        Self::Schema,
-        Self::Syntax,
-        Self::Types,
-        Self::Empty,
-        Self::Template,
-        Self::Id,
-        Self::Reason,
-        Self::Code,
-        Self::Annotation,
-        Self::Mode,
-        Self::Until,
-        Self::Unconditional,
-        Self::OrgScope,
-        Self::MayErr,
-        Self::Table,
-        Self::Lock,
-    ];
-
-    /// The stable word.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::File => "file",
-            Self::Schema => "schema",
-            Self::Syntax => "syntax",
-            Self::Types => "types",
-            Self::Empty => "empty",
-            Self::Template => "template",
-            Self::Id => "id",
-            Self::Reason => "reason",
-            Self::Code => "code",
-            Self::Annotation => "annotation",
-            Self::Mode => "mode",
-            Self::Until => "until",
-            Self::Unconditional => "unconditional",
-            Self::OrgScope => "org-scope",
-            Self::MayErr => "may-err",
-            Self::Table => "table",
-            Self::Lock => "lock",
-        }
-    }
-
-    /// What it asks, one sentence.
-    pub const fn meaning(self) -> &'static str {
-        match self {
-            Self::File => "A file can be read, is UTF-8 text of bounded size and stands in its place.",
-            Self::Schema => "The schema file is the one that this build was made with.",
-            Self::Syntax => "A policy file is Cedar, a table is YAML.",
-            Self::Types => "A policy fits the schema and can match.",
-            Self::Empty => "A policy file holds at least one policy.",
-            Self::Template => "Policies are static: what varies is entity data.",
-            Self::Id => "Every policy has an `@id` of its own, a name that people can say.",
-            Self::Reason => "Every policy has a `@reason`, one sentence for people.",
-            Self::Code => "Every forbid has a `@code`, the reason code of its refusals, and no permit has one.",
-            Self::Annotation => "Only annotations that exist are used.",
-            Self::Mode => "`@mode` is \"enforce\" or left out.",
-            Self::Until => "`@until` is a time, and what has ended is removed.",
-            Self::Unconditional => "A permit has a scope or a condition.",
-            Self::OrgScope => "An org's file holds forbids whose scope names that org.",
-            Self::MayErr => "A forbid cannot err: it compares and does not compute.",
-            Self::Table => "A decision table asks questions that the schema knows, and holds.",
-            Self::Lock => "The policy files are the ones that `policies.lock` describes.",
-        }
-    }
-}
-
-/// One fault in one place.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
-pub struct Diagnostic {
-    /// The file.
-    pub file: String,
-    /// The line, from 1; 1 where the whole file is meant.
-    pub line: usize,
-    /// The column in characters, from 1.
-    pub column: usize,
-    /// What is wrong, one sentence.
-    pub message: String,
-    /// The line itself.
-    pub source_line: Option<String>,
-    /// How many characters it is about; 0 where the whole file is meant.
-    pub length: usize,
-    /// What it is a fault of.
-    pub rule: Rule,
-}
-
-impl Diagnostic {
-    /// A fault of a file as a whole.
-    pub(super) fn of_file(rule: Rule, file: impl fmt::Display, message: impl fmt::Display) -> Self {
-        Self { file: file.to_string(), line: 1, column: 1, length: 0, rule, message: message.to_string(), source_line: None }
-    }
-
-    /// A fault at a byte range of a text. What reaches over several lines is shown to the end of its first.
-    pub(super) fn at(rule: Rule, file: &str, text: &str, range: Range<usize>, message: String) -> Self {
-        let Range { start: offset, end } = range;
-        let length = text.get(offset..end).and_then(|about| about.lines().next()).map_or(1, |line| line.chars().count().max(1));
-        let before = text.get(..offset).unwrap_or(text);
-        let start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        let line = before.bytes().filter(|b| *b == b'\n').count() + 1;
-        let column = before.get(start..).unwrap_or_default().chars().count() + 1;
-        let source_line = text.get(start..).and_then(|rest| rest.lines().next()).map(str::to_owned);
-        Self { file: file.to_owned(), line, column, length, rule, message, source_line }
-    }
-}
-
-impl fmt::Display for Diagnostic {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}: {}", self.file, self.line, self.column, self.message)
-    }
-}
-
-/// The law was not loaded. Prints one line for each fault.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct LoadError {
-    /// `policy.missing` or `policy.invalid`.
-    pub code: ReasonCode,
-    /// Every fault found, in order of place.
-    pub diagnostics: Vec<Diagnostic>,
-}
-
-impl LoadError {
-    pub(super) fn new(code: ReasonCode, mut diagnostics: Vec<Diagnostic>) -> Self {
-        diagnostics.sort();
-        diagnostics.dedup();
-        Self { code, diagnostics }
-    }
-}
-
-impl fmt::Display for LoadError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, diagnostic) in self.diagnostics.iter().enumerate() {
-            if i > 0 {
-                f.write_str("\n")?;
-            }
-            diagnostic.fmt(f)?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for LoadError {}
 
 /// Whose law a file is.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -212,6 +29,16 @@ pub(super) enum House {
     Platform,
     /// One org's: it may only narrow what that org does.
     Org(OrgId),
+}
+
+impl House {
+    /// The limits of its texts.
+    pub(super) fn bounds(&self, platform: &PolicyTextLimits) -> Bounds {
+        match self {
+            Self::Platform => Bounds::platform(*platform),
+            Self::Org(_) => Bounds::ORG,
+        }
+    }
 }
 
 /// One policy file, read.
@@ -243,9 +70,29 @@ pub struct Sources {
     pub(super) version: Arc<str>,
     /// Of everything that was read: what is compared to see whether anything changed.
     pub(super) digest: [u8; 32],
+    /// The limits that the platform's files were read with.
+    pub(super) platform: PolicyTextLimits,
 }
 
 impl Sources {
+    /// The sources of these policy files, each with its path below the policy folder, as if they had been read there.
+    ///
+    /// # Errors
+    /// [`LoadError`] with every file that cannot be taken.
+    pub fn of_policies<'t>(files: impl IntoIterator<Item = (&'t str, &'t str)>, platform: &PolicyTextLimits) -> Result<Self, LoadError> {
+        let (mut found, mut faults) = (Found::default(), Vec::new());
+        for (path, text) in files {
+            match house(path) {
+                Err(message) => faults.push(Diagnostic::of_file(Rule::File, path, message)),
+                Ok(house) if text.len() > house.bounds(platform).limits.file_bytes => {
+                    faults.push(Diagnostic::of_file(Rule::Limit, path, house.bounds(platform).too_large()));
+                }
+                Ok(house) => found.files.push(Source { file: path.to_owned(), path: path.to_owned(), house, text: text.to_owned() }),
+            }
+        }
+        if faults.is_empty() { Ok(found.sources(platform)) } else { Err(LoadError::new(ReasonCode::PolicyInvalid, faults)) }
+    }
+
     /// The set's version, before any of its policies ends.
     pub fn version(&self) -> &Arc<str> {
         &self.version
@@ -275,28 +122,22 @@ pub const LOCK: &str = "policies.lock";
 ///
 /// # Errors
 /// [`LoadError`] with every file that cannot be taken: `policy.missing` where there is no policy file at all.
-pub fn read(policies_dir: &Path, schema_file: &Path) -> Result<Sources, LoadError> {
+pub fn read(policies_dir: &Path, schema_file: &Path, platform: &PolicyTextLimits) -> Result<Sources, LoadError> {
     let mut faults = Vec::new();
-    if let Err(message) = read_text(schema_file).and_then(|text| same_schema(&text)) {
+    if let Err(message) = read_text(schema_file, FILE_BYTES_MAX).map_err(|unfit| unfit.to_string()).and_then(|text| same_schema(&text)) {
         faults.push(Diagnostic::of_file(Rule::Schema, schema_file.display(), message));
     }
-    let Found { files, tables, lock, .. } = found(policies_dir, faults)?;
-    let policies = files.iter().map(|f| (f.path.as_str(), f.text.as_str()));
-    let version = digest(std::iter::once(("", SCHEMA)).chain(policies));
-    let beside = tables.iter().chain(&lock).map(|f| (f.path.as_str(), f.text.as_str()));
-    let whole = hex::encode(version);
-    let digest = digest(std::iter::once(("", whole.as_str())).chain(beside));
-    Ok(Sources { files, tables, lock, version: whole.into(), digest })
+    Ok(found(policies_dir, platform, faults)?.sources(platform))
 }
 
 /// The policy files alone.
-pub(super) fn policy_files(policies_dir: &Path) -> Result<Vec<Source>, LoadError> {
-    Ok(found(policies_dir, vec![])?.files)
+pub(super) fn policy_files(policies_dir: &Path, platform: &PolicyTextLimits) -> Result<Vec<Source>, LoadError> {
+    Ok(found(policies_dir, platform, vec![])?.files)
 }
 
 /// Everything in the folder, sorted by path; the faults known so far are added to.
-fn found(policies_dir: &Path, mut faults: Vec<Diagnostic>) -> Result<Found, LoadError> {
-    let mut found = Found::default();
+fn found(policies_dir: &Path, platform: &PolicyTextLimits, mut faults: Vec<Diagnostic>) -> Result<Found, LoadError> {
+    let mut found = Found { platform: *platform, ..Found::default() };
     if let Err(fault) = walk(policies_dir, "", DEPTH_MAX, &mut found, &mut faults) {
         faults.push(fault);
     }
@@ -319,11 +160,22 @@ struct Found {
     tables: Vec<Beside>,
     lock: Option<Beside>,
     bytes: usize,
+    platform: PolicyTextLimits,
 }
 
 impl Found {
     fn count(&self) -> usize {
         self.files.len() + self.tables.len()
+    }
+
+    fn sources(self, platform: &PolicyTextLimits) -> Sources {
+        let Self { files, tables, lock, .. } = self;
+        let policies = files.iter().map(|f| (f.path.as_str(), f.text.as_str()));
+        let version = digest(std::iter::once(("", SCHEMA)).chain(policies));
+        let beside = tables.iter().chain(&lock).map(|f| (f.path.as_str(), f.text.as_str()));
+        let whole = hex::encode(version);
+        let digest = digest(std::iter::once(("", whole.as_str())).chain(beside));
+        Sources { files, tables, lock, version: whole.into(), digest, platform: *platform }
     }
 }
 
@@ -382,10 +234,19 @@ fn walk(dir: &Path, path: &str, depth: usize, found: &mut Found, faults: &mut Ve
                         format!("there are more than {FILES_MAX} policy files and tables"),
                     ));
                 }
-                let (role, text) = match role.and_then(|role| Ok((role, read_text(&full)?))) {
+                let taken = role.map_err(|message| (Rule::File, message)).and_then(|role| {
+                    let bounds = if let Role::Policy(house) = &role { Some(house.bounds(&found.platform)) } else { None };
+                    let most = bounds.map_or(FILE_BYTES_MAX, |bounds| bounds.limits.file_bytes);
+                    match (read_text(&full, most), bounds) {
+                        (Ok(text), _) => Ok((role, text)),
+                        (Err(Unfit::TooLarge(_)), Some(bounds)) => Err((Rule::Limit, bounds.too_large())),
+                        (Err(unfit), _) => Err((Rule::File, unfit.to_string())),
+                    }
+                });
+                let (role, text) = match taken {
                     Ok(read) => read,
-                    Err(message) => {
-                        faults.push(Diagnostic::of_file(Rule::File, full.display(), message));
+                    Err((rule, message)) => {
+                        faults.push(Diagnostic::of_file(rule, full.display(), message));
                         continue;
                     }
                 };
@@ -468,20 +329,38 @@ fn house(path: &str) -> Result<House, String> {
     }
 }
 
-fn read_text(file: &Path) -> Result<String, String> {
-    let mut bytes = Vec::new();
-    let cannot = |error: std::io::Error| format!("cannot be read: {error}");
-    // One byte more than allowed: the size is judged by what was read, not by what the directory said before.
-    fs::File::open(file).map_err(cannot)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(cannot)?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(format!("the file is larger than {FILE_BYTES_MAX} bytes"));
+/// Why a file's text is not taken.
+enum Unfit {
+    /// Larger than this many bytes.
+    TooLarge(usize),
+    /// Everything else, one sentence.
+    Otherwise(String),
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooLarge(most) => write!(f, "the file is larger than {most} bytes"),
+            Self::Otherwise(message) => f.write_str(message),
+        }
     }
-    let text = String::from_utf8(bytes).map_err(|e| format!("not UTF-8 from byte {}", e.utf8_error().valid_up_to()))?;
+}
+
+fn read_text(file: &Path, most: usize) -> Result<String, Unfit> {
+    let mut bytes = Vec::new();
+    let cannot = |error: std::io::Error| Unfit::Otherwise(format!("cannot be read: {error}"));
+    // One byte more than allowed: the size is judged by what was read, not by what the directory said before.
+    fs::File::open(file).map_err(cannot)?.take(most as u64 + 1).read_to_end(&mut bytes).map_err(cannot)?;
+    if bytes.len() > most {
+        return Err(Unfit::TooLarge(most));
+    }
+    let not_utf8 = |e: std::string::FromUtf8Error| Unfit::Otherwise(format!("not UTF-8 from byte {}", e.utf8_error().valid_up_to()));
+    let text = String::from_utf8(bytes).map_err(not_utf8)?;
     if text.starts_with('\u{feff}') {
-        return Err("the file starts with a byte order mark; save it without".into());
+        return Err(Unfit::Otherwise("the file starts with a byte order mark; save it without".into()));
     }
     if text.contains('\0') {
-        return Err("the file holds a NUL byte".into());
+        return Err(Unfit::Otherwise("the file holds a NUL byte".into()));
     }
     Ok(text)
 }
@@ -510,17 +389,23 @@ mod tests {
     #[test]
     fn a_file_has_limits() {
         let refused = |name: &str, bytes: &[u8]| {
+            let code =
+                if bytes.len() > 64 * 1024 && name.ends_with(".cedar") { ReasonCode::PolicyTooComplex } else { ReasonCode::PolicyInvalid };
             let disk = Disk::empty();
             disk.write("a.cedar", GOOD);
             disk.write_bytes(name, bytes);
             let error = disk.load().unwrap_err();
-            assert_eq!(error.code, ReasonCode::PolicyInvalid);
+            assert_eq!(error.code, code);
             error.diagnostics.first().unwrap().message.clone()
         };
         assert_eq!(refused("b.cedar", b"\xef\xbb\xbf// x"), "the file starts with a byte order mark; save it without");
         assert_eq!(refused("b.cedar", b"// \0"), "the file holds a NUL byte");
         assert_eq!(refused("b.cedar", b"// \xff"), "not UTF-8 from byte 3");
-        assert_eq!(refused("b.cedar", &vec![b' '; 4 * 1024 * 1024 + 1]), "the file is larger than 4194304 bytes");
+        assert_eq!(
+            refused("b.cedar", &vec![b' '; 64 * 1024 + 1]),
+            "the file is larger than 65536 bytes: make several files of it, or allow more with policies.platform_limits.file_bytes"
+        );
+        assert_eq!(refused("tables/b.yaml", &vec![b' '; 4 * 1024 * 1024 + 1]), "the file is larger than 4194304 bytes");
         assert_eq!(refused("b.cedar", b""), "the file holds no policy: remove it, or was it cut short?");
         assert_eq!(refused("org/acme/b.cedar", b""), "a policy file stands in `platform/` or in `orgs/<org>/`");
         assert_eq!(refused("orgs/b.cedar", b""), "a policy file stands in `platform/` or in `orgs/<org>/`");

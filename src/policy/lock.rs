@@ -117,13 +117,13 @@ mod tests {
     use super::*;
 
     fn said(disk: &Disk, required: bool) -> String {
-        let sources = read(disk.path(), SCHEMA_FILE.as_ref()).unwrap();
+        let sources = read(disk.path(), SCHEMA_FILE.as_ref(), &Default::default()).unwrap();
         let faults = faults(&sources, "policies", None, required);
         faults.iter().map(|f| f.message.as_str()).collect::<Vec<_>>().join("\n")
     }
 
     fn lock(disk: &Disk) {
-        let sources = read(disk.path(), SCHEMA_FILE.as_ref()).unwrap();
+        let sources = read(disk.path(), SCHEMA_FILE.as_ref(), &Default::default()).unwrap();
         disk.write(LOCK, &Lock::of(&sources, disk.load().unwrap().policies(), None).text().unwrap());
     }
 
@@ -171,9 +171,9 @@ mod tests {
             disk.write(LOCK, &text.replace(from, to));
             assert_eq!(said(&disk, false), want);
         }
-        let sources = read(disk.path(), SCHEMA_FILE.as_ref()).unwrap();
+        let sources = read(disk.path(), SCHEMA_FILE.as_ref(), &Default::default()).unwrap();
         disk.write(LOCK, &text);
-        let counted = faults(&read(disk.path(), SCHEMA_FILE.as_ref()).unwrap(), "p", Some(1), false);
+        let counted = faults(&read(disk.path(), SCHEMA_FILE.as_ref(), &Default::default()).unwrap(), "p", Some(1), false);
         assert!(counted.iter().any(|f| f.message.contains("there are 1")), "{counted:?}");
         assert!(sources.lock.is_some());
     }

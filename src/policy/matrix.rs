@@ -6,10 +6,10 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::Snapshot;
 use super::envelope::{self, ENVELOPE};
 use super::reach::{Clauses, Line};
 use super::sample::Sampler;
+use super::{Snapshot, limits};
 
 /// Requests that are tried where types alone do not settle a line.
 pub const SAMPLES: u64 = 4_000;
@@ -65,6 +65,10 @@ impl Cell {
 impl Snapshot {
     /// Every line, sorted.
     pub fn matrix(&self, prover: Option<Prover<'_>>) -> Vec<Cell> {
+        limits::with_most_room(|| self.cells(prover))
+    }
+
+    fn cells(&self, prover: Option<Prover<'_>>) -> Vec<Cell> {
         let law = &self.law;
         let policies = Clauses::of(&law.policies);
         let bounds = envelope::parse(ENVELOPE).unwrap_or_default();

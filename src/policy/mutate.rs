@@ -19,8 +19,8 @@ use super::load::{LoadError, Sources};
 use super::row::{Want, as_row_without};
 use super::sample::Sampler;
 use super::table::{Laws, Row, Tables};
-use super::validate;
 use super::vocabulary::{Environment, Vocabulary};
+use super::{limits, validate};
 use crate::domain::clock::Timestamp;
 
 /// Requests of each kind that the search for a row tries: a few of every kind first, since most kinds cannot show it.
@@ -89,6 +89,10 @@ impl Tables {
     /// # Errors
     /// [`LoadError`] where the law is not valid, or lacks a policy that a row takes out.
     pub fn mutate(&self, sources: &Sources, now: Timestamp, suggest: bool) -> Result<Mutation, LoadError> {
+        limits::with_room(&sources.platform, || self.mutated(sources, now, suggest))
+    }
+
+    fn mutated(&self, sources: &Sources, now: Timestamp, suggest: bool) -> Result<Mutation, LoadError> {
         let law = validate::law(sources, now)?;
         let laws = self.laws(&law, sources)?;
         let mut bench = Bench { law: &law, laws: &laws, rows: vec![], environments: Vocabulary::get().environments() };
@@ -137,7 +141,7 @@ impl<'t> Bench<'t> {
         };
         std::thread::scope(|scope| {
             for _ in 1..THREADS {
-                scope.spawn(work);
+                scope.spawn(|| limits::with_most_room(work));
             }
             work();
         });

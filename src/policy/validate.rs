@@ -10,7 +10,8 @@ use cedar_policy::{Policy, PolicyId, PolicySet, Schema, ValidationMode, Validato
 use super::decide::{Base, Law, Place};
 use super::entities::Names;
 use super::load::{Diagnostic, LoadError, Rule, Source, Sources};
-use super::{SCHEMA, lint};
+use super::{SCHEMA, limits, lint};
+use crate::config::PolicyTextLimits;
 use crate::domain::clock::Timestamp;
 use crate::domain::reason::ReasonCode;
 
@@ -18,23 +19,27 @@ use crate::domain::reason::ReasonCode;
 const LEVEL: u32 = 2;
 
 /// Makes the law of the sources as it is at this time, or lists every fault. A policy whose `@until` has passed is held to
-/// everything like the others, and is no part of the law.
+/// everything like the others, and is no part of the law. Runs on any thread, whatever stack that has.
 pub(super) fn law(sources: &Sources, now: Timestamp) -> Result<Law, LoadError> {
+    limits::with_room(&sources.platform, || made(sources, now))
+}
+
+fn made(sources: &Sources, now: Timestamp) -> Result<Law, LoadError> {
     let invalid = |faults| LoadError::new(ReasonCode::PolicyInvalid, faults);
     let ours = |error: String| invalid(vec![Diagnostic::of_file(Rule::Schema, "gateway.cedarschema", error)]);
     let base = base().map_err(ours)?;
 
-    let mut reading = Reading { names: &base.names, policies: PolicySet::new(), places: HashMap::new(), faults: vec![] };
+    let mut reading = Reading { names: &base.names, policies: PolicySet::new(), places: HashMap::new(), faults: vec![], levels: 0 };
     for source in &sources.files {
-        reading.file(source);
+        reading.file(source, &sources.platform);
     }
-    let Reading { policies, places, mut faults, .. } = reading;
+    let Reading { policies, places, mut faults, levels, .. } = reading;
     faults.extend(validated(&base.schema, &policies, &places));
     if !faults.is_empty() {
         return Err(invalid(faults));
     }
     let places = places.into_iter().map(|(id, place)| (id, place.shown())).collect();
-    let whole = Law::new(base, policies, Arc::new(places), Arc::clone(&sources.version)).map_err(ours)?;
+    let whole = Law::new(base, policies, Arc::new(places), Arc::clone(&sources.version), levels).map_err(ours)?;
     Ok(whole.ended_by(now).map_err(ours)?.unwrap_or(whole))
 }
 
@@ -71,12 +76,17 @@ struct Reading<'s> {
     policies: PolicySet,
     places: HashMap<PolicyId, Spot<'s>>,
     faults: Vec<Diagnostic>,
+    /// How deep an expression can be.
+    levels: usize,
 }
 
 impl<'s> Reading<'s> {
-    fn file(&mut self, source: &'s Source) {
-        let set = match parsed(source) {
-            Ok(set) => set,
+    fn file(&mut self, source: &'s Source, platform: &PolicyTextLimits) {
+        let set = match parsed(source, platform) {
+            Ok((set, levels)) => {
+                self.levels = self.levels.max(levels);
+                set
+            }
             Err(faults) => return self.faults.extend(faults),
         };
         for template in set.templates() {
@@ -106,8 +116,11 @@ impl<'s> Reading<'s> {
     }
 }
 
-/// The policies and templates of one file, under the ids that Cedar gives them; there is at least one.
-pub(super) fn parsed(source: &Source) -> Result<PolicySet, Vec<Diagnostic>> {
+/// The policies and templates of one file, under the ids that Cedar gives them, and how deep its expressions can be; there is
+/// at least one policy. The caller gives room for the limits ([`limits::with_room`]).
+pub(super) fn parsed(source: &Source, platform: &PolicyTextLimits) -> Result<(PolicySet, usize), Vec<Diagnostic>> {
+    let levels = limits::measured(&source.text, source.house.bounds(platform))
+        .map_err(|excess| vec![Diagnostic::at(Rule::Limit, &source.file, &source.text, excess.range, excess.message)])?;
     let set: PolicySet = source
         .text
         .parse()
@@ -117,7 +130,7 @@ pub(super) fn parsed(source: &Source) -> Result<PolicySet, Vec<Diagnostic>> {
         let message = "the file holds no policy: remove it, or was it cut short?";
         return Err(vec![Diagnostic::of_file(Rule::Empty, &source.file, message)]);
     }
-    Ok(set)
+    Ok((set, levels))
 }
 
 /// Whether these could stand in a law: the same call as below, without saying why not.

@@ -81,13 +81,13 @@ impl Scratch {
         sqlx::query_scalar("SELECT COALESCE(MAX(seq), 0) FROM audit").fetch_one(&mut self.0).await.map_err(failed)
     }
 
-    /// How many sets of policies were rejected.
+    /// The code of the first set of policies that was rejected.
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn rejected_sets(&mut self) -> Result<i64, StoreError> {
-        let count = "SELECT COUNT(*) FROM audit WHERE action = 'policies.load' AND outcome = 'refused'";
-        sqlx::query_scalar(count).fetch_one(&mut self.0).await.map_err(failed)
+    pub async fn rejected_set(&mut self) -> Result<Option<String>, StoreError> {
+        let first = "SELECT COALESCE(code, '') FROM audit WHERE action = 'policies.load' AND outcome = 'refused' ORDER BY seq LIMIT 1";
+        sqlx::query_scalar(first).fetch_optional(&mut self.0).await.map_err(failed)
     }
 
     /// How many attempts of deliveries were settled.

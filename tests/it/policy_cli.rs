@@ -315,3 +315,38 @@ async fn an_event_and_its_decisions_are_explained() {
     let gone = asked(&["--event", "evt_01J00000000000000000000000"]) + &asked(&["--decision", "dec_999999"]);
     assert_snapshot!("explain_not_there", gone);
 }
+
+/// Every command that reads policies has the same limits as a gateway, and ends with one of its own exit codes.
+#[test]
+fn a_policy_that_is_too_complex_is_a_fault_for_every_command() {
+    let desk = Desk::shipped();
+    let policy = |condition: &str| {
+        format!(
+            "@id(\"acme.a\")\n@reason(\"b\")\n@code(\"policy.forbidden\")\nforbid (\n  principal in Byoa::Org::\"acme\",\n  \
+             action == Byoa::Action::\"RouteMessage\",\n  resource\n)\nwhen {{ {condition} }};\n"
+        )
+    };
+    let terms = |n: usize| vec!["context.fromBot"; n].join(" && ");
+    desk.write("orgs/acme/a.cedar", &policy(&terms(499)));
+    let (code, said) = desk.run(&["check"]);
+    assert_eq!(code, 0, "within the limits: {said}");
+    for (condition, rule) in [
+        (format!("{}1{} == [1]", "[".repeat(2_000), "]".repeat(2_000)), "orgs/acme/a.cedar:9:71  limit"),
+        (format!("{}true{}", "(".repeat(3_000), ")".repeat(3_000)), "orgs/acme/a.cedar:9:71  limit"),
+        (terms(2_000), "limit"),
+        (format!("true // {}\n", "x".repeat(65_536)), "orgs/acme/a.cedar:1:1  limit"),
+    ] {
+        desk.write("orgs/acme/a.cedar", &policy(&condition));
+        let (code, said) = desk.run(&["check"]);
+        assert!(code == 1 && said.contains(rule), "{code} {}", said.chars().take(400).collect::<String>());
+        for command in [&["matrix"][..], &["lock"], &["prove"], &["diff", "--to", "policies"]] {
+            let (code, said) = desk.run(command);
+            let said: String = said.chars().take(400).collect();
+            assert!(code == 1 && said.contains("policy.too_complex"), "{command:?}: {code} {said}");
+        }
+        assert_eq!(desk.run(&["fmt", "--check"]).0, 1);
+        let request = json!({"action": "ReadAudit", "principal": "Byoa::Operator::\"a\"", "resource": "Byoa::Gateway::\"g\""});
+        std::fs::write(desk.0.path().join("request.json"), request.to_string()).unwrap();
+        assert_eq!(desk.run(&["explain", "--request", "request.json"]).0, 1);
+    }
+}

@@ -88,7 +88,7 @@ impl Bed {
     }
 
     fn on_disk(&self) -> String {
-        read(&self.dir, &here("schemas/gateway.cedarschema")).unwrap_or_else(|e| panic!("{e}")).version().to_string()
+        read(&self.dir, &here("schemas/gateway.cedarschema"), &Default::default()).unwrap_or_else(|e| panic!("{e}")).version().to_string()
     }
 
     async fn policies(&self) -> Value {

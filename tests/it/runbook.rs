@@ -65,7 +65,7 @@ impl Bed {
     /// Waits until the law in force is the one that lies in the folder.
     async fn settled(&self) {
         let (dir, schema) = (self.home.path("policies"), here("schemas/gateway.cedarschema"));
-        let version = byoa_gateway::policy::load::read(&dir, &schema).unwrap().version().to_string();
+        let version = byoa_gateway::policy::load::read(&dir, &schema, &Default::default()).unwrap().version().to_string();
         while self.get("/v1/policies").await["active"]["version"] != version.as_str() {}
     }
 

@@ -18,7 +18,7 @@ const SCHEMA: &str = "schemas/table.schema.json";
 
 #[test]
 fn the_shipped_tables_hold() {
-    let sources = read("policies".as_ref(), "schemas/gateway.cedarschema".as_ref()).unwrap_or_else(|e| panic!("{e}"));
+    let sources = read("policies".as_ref(), "schemas/gateway.cedarschema".as_ref(), &Default::default()).unwrap_or_else(|e| panic!("{e}"));
     let tables = Tables::read(&sources).unwrap_or_else(|e| panic!("{e}"));
     let run = tables.run(&sources, Clock::system().now()).unwrap_or_else(|e| panic!("{e}"));
     let faults: Vec<String> = run.faults().iter().map(ToString::to_string).collect();
@@ -32,7 +32,7 @@ fn the_shipped_tables_hold() {
 
 #[test]
 fn no_part_of_the_shipped_law_can_be_lost_unnoticed() {
-    let sources = read("policies".as_ref(), "schemas/gateway.cedarschema".as_ref()).unwrap();
+    let sources = read("policies".as_ref(), "schemas/gateway.cedarschema".as_ref(), &Default::default()).unwrap();
     let mutation = Tables::read(&sources).unwrap().mutate(&sources, Clock::system().now(), false).unwrap();
     let missed: Vec<String> =
         mutation.survivors.iter().map(|s| format!("{}:{} {} {:?} {}", s.place.file, s.place.line, s.policy, s.part, s.text)).collect();

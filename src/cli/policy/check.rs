@@ -57,7 +57,7 @@ fn look(place: &Place) -> Found {
         let ran = error.code != ReasonCode::PolicyMissing && !error.diagnostics.iter().any(is_unread);
         Found { files, set: None, faults: error.diagnostics, notes: vec![], ran }
     };
-    let sources = match read(&place.dir, &place.schema) {
+    let sources = match read(&place.dir, &place.schema, &place.limits) {
         Ok(sources) => sources,
         Err(error) => return failed(None, error),
     };

@@ -9,7 +9,7 @@ use crate::policy::format;
 use crate::policy::history::replace;
 
 pub(super) fn run(place: &Place, check: bool) -> Result<(), CliError> {
-    let laid = format::folder(&place.dir).map_err(|e| refused(&e))?;
+    let laid = format::folder(&place.dir, &place.limits).map_err(|e| refused(&e))?;
     let files = laid.len();
     let (mut changed, mut faults) = (0, 0);
     for file in laid {

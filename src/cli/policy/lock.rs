@@ -12,7 +12,7 @@ use crate::policy::{History, read};
 impl Place {
     /// What the gateway asks of a set, whatever stands in the lock.
     fn terms(&self) -> Terms {
-        Terms { dir: self.dir.clone(), schema: self.schema.clone(), gate_tables: true, require_lock: false }
+        Terms { dir: self.dir.clone(), schema: self.schema.clone(), gate_tables: true, require_lock: false, platform_limits: self.limits }
     }
 }
 
@@ -57,7 +57,7 @@ pub(super) fn rollback(place: &Place, config: &Config, version: Option<&str>) ->
     };
     let kept = History::new(dir, config.policies.history_max).list().map_err(cannot)?;
     // What is there now may be broken: that is why one goes back.
-    let now = read(&place.dir, &place.schema);
+    let now = read(&place.dir, &place.schema, &place.limits);
     let current = now.as_ref().map_or("", |sources| sources.version().as_ref());
     let Some(version) = version else {
         list(&kept, current);

@@ -26,7 +26,7 @@ unless { resource.percent > 50 };
 fn sources() -> (Disk, Sources) {
     let disk = Disk::empty();
     disk.write("platform/a.cedar", LAW);
-    let sources = read(disk.path(), SCHEMA_FILE.as_ref()).unwrap();
+    let sources = read(disk.path(), SCHEMA_FILE.as_ref(), &Default::default()).unwrap();
     (disk, sources)
 }
 
@@ -127,7 +127,7 @@ fn what_does_not_validate_is_no_mutant() {
         "@id(\"a\") @reason(\"r\") @code(\"policy.forbidden\")\nforbid (principal, action == Byoa::Action::\"RouteMessage\", resource)\n\
          when { resource is Byoa::OrgAgent && resource.org.suspended };",
     );
-    let sources = read(disk.path(), SCHEMA_FILE.as_ref()).unwrap();
+    let sources = read(disk.path(), SCHEMA_FILE.as_ref(), &Default::default()).unwrap();
     let law = validate::law(&sources, Timestamp::default()).unwrap();
     let texts: Vec<String> = cut::mutants(&law, &sources).into_iter().filter(|m| m.part == Part::Clause).map(|m| m.text).collect();
     // Without the type nobody knows that there is an `org`.
@@ -143,7 +143,7 @@ fn a_clause_behind_a_guard_is_shown_without_the_guard() {
          when { principal.mfa && principal in Byoa::Role::\"security\" };\n\
          @id(\"guard\") @reason(\"r\") @code(\"policy.forbidden\")\nforbid (principal is Byoa::Operator, action, resource) unless { principal.mfa };",
     );
-    let sources = read(disk.path(), SCHEMA_FILE.as_ref()).unwrap();
+    let sources = read(disk.path(), SCHEMA_FILE.as_ref(), &Default::default()).unwrap();
     let row = |name: &str, more: &str, want: &str| {
         format!("  - {{name: {name}, ask: RevokeSecret, resource: PlatformAgent a, {more}, want: {{decision: {want}}}}}\n")
     };

@@ -69,7 +69,7 @@ fn each(changes: &[(&str, &str)]) -> String {
 
 fn starter() -> (Disk, Sources) {
     let disk = Disk::starter();
-    let sources = read(disk.path(), SCHEMA_FILE.as_ref()).unwrap();
+    let sources = read(disk.path(), SCHEMA_FILE.as_ref(), &Default::default()).unwrap();
     (disk, sources)
 }
 
@@ -326,7 +326,7 @@ fn a_law_that_ends_is_asked_as_of_a_time() {
         "@id(\"freeze\") @reason(\"r\") @code(\"policy.forbidden\") @until(\"2026-11-27T00:00:00Z\")\n\
          forbid (principal, action == Byoa::Action::\"RouteMessage\", resource);",
     );
-    let sources = read(disk.path(), SCHEMA_FILE.as_ref()).unwrap();
+    let sources = read(disk.path(), SCHEMA_FILE.as_ref(), &Default::default()).unwrap();
     let row = |name: &str, more: &str, want: &str| format!("  - name: {name}\n    {more}\n    want: {want}\n");
     let frozen = "{decision: refuse, code: policy.forbidden, policies: [freeze]}";
     let free = "{decision: allow, policies: [route.byoa]}";
