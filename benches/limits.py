@@ -3,22 +3,27 @@
     cargo build --release --locked --bin byoa && python3 benches/limits.py [--binary target/release/byoa] [CASE…]
 
 Each case has a gateway process of its own on loopback, and ends after at most `--seconds` (30). Peak memory is VmHWM of the
-process over that of the same process when idle. Cases: json, form, half, unread, idle, nofile. About three minutes in all.
+process over that of the same process when idle. Cases: replies, policy, json, form, half, unread, idle, nofile. About four minutes
+in all. What a gateway says on its error output is left out.
 """
 
 import argparse
 import contextlib
+import hashlib
+import hmac
 import http.client
 import http.server
 import json
 import os
 import pathlib
 import resource
+import shutil
 import socket
 import subprocess
 import tempfile
 import threading
 import time
+import urllib.parse
 
 MIB = 1024 * 1024
 OPERATOR = "opr_5c1f0b9e7a3d4826"
@@ -28,7 +33,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 DOCUMENT = {
     "orgs": [{"id": "acme"}],
-    "agents": [{"id": "acme-agent", "org": "acme", "endpoint": "http://127.0.0.1:9/events", "token": {"value": AGENT},
+    "agents": [{"id": "acme-agent", "org": "acme", "endpoint": "http://127.0.0.1:9/events", "format": "native", "token": {"value": AGENT},
                 "signing_secret": {"value": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}}],
     "profiles": [
         {"id": "sl", "provider": "slack", "owner": "acme", "app_id": "A00ACMEOWN1", "ingress_id": "slack-acme-2m8d4s6x",
@@ -66,10 +71,12 @@ class Gateway:
     def __init__(self, binary, provider, nofile=None, **limits):
         self.folder = tempfile.TemporaryDirectory()
         at = pathlib.Path(self.folder.name)
+        shutil.copytree(ROOT / "policies", at / "rules")
+        self.rules = at / "rules"
         on = {"slack": "on", "telegram": "on", "whatsapp": "on"}
         config = {
             "listen": {"public": "127.0.0.1:0", "operator": "127.0.0.1:0"}, "store": {"url": f"sqlite:{at}/byoa.db"},
-            "policies": {"dir": str(ROOT / "policies"), "schema": str(ROOT / "schemas/gateway.cedarschema"), "history": f"{at}/policies"},
+            "policies": {"dir": str(self.rules), "schema": str(ROOT / "schemas/gateway.cedarschema"), "history": f"{at}/policies"},
             "keys": {"file": f"{at}/master.keys"}, "operators": {"token_file": f"{at}/operator.token"},
             "providers": {"telegram": {"api_base": provider}}, "ingress": {"aliases": {"/hooks/whatsapp": "wa"}},
             "rollout": {"initial": on}, "egress": {"allow_private_agents": True}, "log": {"level": "error"}, "limits": limits,
@@ -77,7 +84,7 @@ class Gateway:
         (at / "byoa.yaml").write_text(json.dumps(config))
         limit = (lambda: resource.setrlimit(resource.RLIMIT_NOFILE, nofile)) if nofile else None
         command = [binary, "serve", "--config", f"{at}/byoa.yaml"]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=limit, cwd=at,
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, preexec_fn=limit, cwd=at,
                                         env=os.environ | {"BYOA_OPERATOR_TOKEN": OPERATOR})
         self.at = dict(word.split("=") for word in self.process.stdout.readline().split()[1:])
         self.public, self.operator = ((h, int(p)) for h, p in (self.at[n].split(":") for n in ("public", "operator")))
@@ -132,6 +139,43 @@ def exchange(to, head, body, address="127.0.0.1", timeout=60):
 def post(path, media_type, length, *more):
     lines = [f"POST {path} HTTP/1.1", "host: a", f"content-type: {media_type}", f"content-length: {length}", *more, "", ""]
     return "\r\n".join(lines).encode()
+
+
+def replies(args):
+    """An interaction whose payload holds many reply addresses, for an agent that gets the provider's own format."""
+    with Gateway(args.binary, args.provider) as gateway:
+        many = (240_000 - 400) // len('{"response_url":""},')
+        payload = {"type": "block_actions", "api_app_id": "A00ACMEOWN1", "team": {"id": "T00ACMEOWN1", "domain": "a"}, "user": {"id": "U00A"},
+                   "channel": {"id": "C00HELPDESK"}, "trigger_id": "1.2.a", "actions": [{"response_url": ""}] * many}
+        body = urllib.parse.urlencode({"payload": json.dumps(payload, separators=(",", ":"))}).encode()
+        at = str(int(time.time()))
+        proof = hmac.new(b"8f742231b10e8888abcd99aaabbb85a5", f"v0:{at}:".encode() + body, hashlib.sha256).hexdigest()
+        head = post("/webhooks/slack/slack-acme-2m8d4s6x", "application/x-www-form-urlencoded", len(body),
+                    f"x-slack-request-timestamp: {at}", f"x-slack-signature: v0={proof}")
+        status = exchange(gateway.public, head, body)
+        # Until nothing is computed any more.
+        began, last, quiet = time.monotonic(), -1.0, 0
+        while quiet < 4 and time.monotonic() - began < args.seconds:
+            time.sleep(0.5)
+            quiet = quiet + 1 if gateway.cpu() - last < 0.05 else 0
+            last = gateway.cpu()
+        gateway.row(f"{many:,} reply addresses in a form of {len(body) // 1000} KB", f"answered {status}")
+
+
+def policy(args):
+    """An org's policy that overflows the stack of a parser."""
+    with Gateway(args.binary, args.provider) as gateway:
+        org = gateway.rules / "orgs/acme"
+        org.mkdir(parents=True, exist_ok=True)
+        deep = "[" * 2_000 + "1" + "]" * 2_000
+        (org / "a.cedar").write_text(f"forbid (principal, action, resource) when {{ {deep} == [1] }};")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            gateway.process.wait(5)
+        died = gateway.process.poll()
+        if died is not None:
+            print(f"| 2,000 nested sets in an org's policy | – | – | the process ended with {died} |", flush=True)
+            return
+        gateway.row("2,000 nested sets in an org's policy", f"webhooks {exchange(gateway.public, post('/none', 'a/b', 0), b'')}, as before")
 
 
 def large(args, name, media_type, body):
@@ -242,6 +286,8 @@ def main():
     threading.Thread(target=files.serve_forever, daemon=True).start()
     args.provider = f"http://127.0.0.1:{files.server_address[1]}"
     cases = {
+        "replies": lambda: replies(args),
+        "policy": lambda: policy(args),
         "json": lambda: large(args, "a JSON array of 48 MiB", "application/json", b'{"blocks":[1' + b",1" * (24 * MIB - 8) + b"]}"),
         "form": lambda: large(args, "a form `a&a&…` of 50 MiB", "application/x-www-form-urlencoded", b"a&" * (25 * MIB)),
         "half": lambda: half(args),

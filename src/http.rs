@@ -3,7 +3,7 @@
 mod api;
 mod budget;
 mod extract;
-mod framing;
+pub mod framing;
 pub mod gate;
 mod import;
 pub mod listener;

@@ -23,6 +23,13 @@ impl Ambiguous {
     }
 }
 
+/// Says whether a connection that arrives in these pieces carries ambiguous framing.
+pub fn is_ambiguous<'b>(pieces: impl IntoIterator<Item = &'b [u8]>) -> bool {
+    let (mut watched, ambiguous) = Watched::new(());
+    pieces.into_iter().for_each(|piece| watched.watch.see(piece));
+    ambiguous.seen()
+}
+
 /// A stream that is watched while it is read.
 pub(super) struct Watched<S> {
     stream: S,

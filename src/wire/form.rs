@@ -446,7 +446,8 @@ fn multipart(parts: &[Part], boundary: &str) -> Payload {
         text.push_str(&format!("--{boundary}\r\ncontent-disposition: form-data; name=\"{}\"", part.name));
         if let Some(file) = &part.file_name {
             let file: String = file.chars().filter(|c| !c.is_control()).collect();
-            text.push_str(&format!("; filename=\"{}\"", file.replace('"', "%22")));
+            // A backslash would escape the quote behind it for some readers and not for others.
+            text.push_str(&format!("; filename=\"{}\"", file.replace('\\', "%5C").replace('"', "%22")));
         }
         if let Some(media_type) = part.media_type.as_ref().filter(|m| m.bytes().all(|b| b.is_ascii_graphic() || b == b' ')) {
             text.push_str(&format!("\r\ncontent-type: {media_type}"));

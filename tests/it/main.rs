@@ -15,6 +15,7 @@ mod durable;
 mod failure_paths;
 mod fairness;
 mod fixtures;
+mod fuzz;
 #[cfg(feature = "break-guards")]
 mod guards;
 mod import;

@@ -149,13 +149,23 @@ async fn a_form_of_too_many_fields_is_not_read_to_its_end() {
 }
 
 #[tokio::test]
+async fn a_number_stays_the_same_number() {
+    let number = format!("{}{}978336093.5", "9".repeat(14), "4".repeat(81));
+    let read_once = read("", "application/json", &format!("{{\"a\": [0.1, 1e-7, {number}]}}")).await.unwrap();
+    let Body::Json(fields) = &read_once.body else { panic!() };
+    assert_eq!(fields["a"][2].as_f64(), number.parse().ok());
+    let written = read_once.write("B").unwrap();
+    assert_eq!(Arguments::read(None, &written.media_type.unwrap(), written.body.whole()).unwrap(), read_once);
+}
+
+#[tokio::test]
 async fn a_file_s_name_ends_no_header() {
     let part = Part {
         name: "f".into(),
-        file_name: Some("a\"; x=\"\r\nevil: 1".into()),
+        file_name: Some("a\"; x=\"\r\nevil: 1\\".into()),
         media_type: Some("text/plain\r\nx: y".into()),
         content: Piece::Bytes(Bytes::from_static(b"b")),
     };
     let said = String::from_utf8(bytes(multipart(&[part], "B")).await).unwrap();
-    assert_eq!(said, "--B\r\ncontent-disposition: form-data; name=\"f\"; filename=\"a%22; x=%22evil: 1\"\r\n\r\nb\r\n--B--\r\n");
+    assert_eq!(said, "--B\r\ncontent-disposition: form-data; name=\"f\"; filename=\"a%22; x=%22evil: 1%5C\"\r\n\r\nb\r\n--B--\r\n");
 }
