@@ -23,8 +23,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde_json::Value;
 use tokio::runtime::{Builder, Runtime};
 
+/// What is done with the bytes; it panics where something does not hold.
+pub type Target = fn(&[u8]);
+
 /// Every target by name.
-pub const ALL: [(&str, fn(&[u8])); 9] = [
+pub const ALL: [(&str, Target); 9] = [
     ("json", json),
     ("forms", forms),
     ("multipart", multipart),
