@@ -90,7 +90,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Reads, lints and validates the law, with the limits that texts have where no settings say otherwise.
+    /// Reads, lints and validates a policy set, with the limits that texts have where no settings say otherwise.
     ///
     /// # Errors
     /// [`LoadError`] with every fault found: `policy.missing` where there is no policy file, else `policy.invalid` or

@@ -63,7 +63,7 @@ impl HttpBody {
         Self { body, timeout: Duration::from_millis(rooms.config.limits.body_timeout_ms), held, proved }
     }
 
-    /// Of somebody who has proved nothing yet; `place` is what is knocked at.
+    /// Of a sender whose request is not proved yet; `place` is the address that the request is sent to.
     pub(super) fn unproved(body: Body, rooms: &Rooms, place: &str) -> Self {
         Self::new(body, rooms, rooms.bodies.unproved.hold(Some(place)), Some(rooms.bodies.proved.clone()))
     }

@@ -19,7 +19,7 @@ use crate::domain::reason::ReasonCode;
 const LEVEL: u32 = 2;
 
 /// Makes the law of the sources as it is at this time, or lists every fault. A policy whose `@until` has passed is held to
-/// everything like the others, and is no part of the law. Runs on any thread, whatever stack that has.
+/// everything like the others, and is not part of the policy set. Runs on any thread, whatever stack that has.
 pub(super) fn law(sources: &Sources, now: Timestamp) -> Result<Law, LoadError> {
     limits::with_room(&sources.platform, || made(sources, now))
 }

@@ -110,7 +110,7 @@ async fn soon<T>(what: impl Future<Output = T>) -> T {
 async fn until(what: impl Fn() -> bool) {
     soon(async {
         while !what() {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            tokio::task::yield_now().await;
         }
     })
     .await;
