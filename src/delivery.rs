@@ -52,6 +52,15 @@ const CLAIM_GAP: Duration = Duration::from_millis(2);
 /// And at least so many times as long as a claim took: claims run where requests commit, and may have a fifth of that.
 const CLAIM_GAP_FACTOR: u32 = 4;
 
+/// But no longer than this: a claim that waited for a slow disk did no work, and deliveries must not wait four times as long
+/// as the disk took.
+const CLAIM_GAP_MAX: Duration = Duration::from_millis(50);
+
+/// The pause between a claim that took `took` and the next one.
+fn claim_gap(took: Duration) -> Duration {
+    (took * CLAIM_GAP_FACTOR).clamp(CLAIM_GAP, CLAIM_GAP_MAX)
+}
+
 /// Hears what becomes of deliveries: metrics, the demo, tests. Called on the worker's tasks, so it must not block.
 pub trait DeliveryObserver: Send + Sync {
     /// An attempt begins.
@@ -147,7 +156,7 @@ impl Courier {
                 committed.borrow_and_update();
                 let began = Instant::now();
                 let claimed = courier.claim(free).await;
-                claim_from = Instant::now() + claimed.as_ref().map_or(IDLE, |_| CLAIM_GAP.max(began.elapsed() * CLAIM_GAP_FACTOR));
+                claim_from = Instant::now() + claimed.as_ref().map_or(IDLE, |_| claim_gap(began.elapsed()));
                 let claimed = claimed.unwrap_or_default();
                 // Fewer than asked for is all there is. A commit since then asks for another look by itself.
                 let quiet = claimed.len() < free && !committed.has_changed().unwrap_or(true);

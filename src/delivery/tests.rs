@@ -12,6 +12,13 @@ use crate::domain::secret::Secret;
 use crate::store::ListFilter;
 use bed::{Answer, Bed, LEASE_MS, SECRET, START, agent, claiming, run, soon, vault, won};
 
+#[test]
+fn a_claim_that_waited_for_the_disk_holds_up_the_next_one_only_briefly() {
+    assert_eq!(claim_gap(Duration::ZERO), CLAIM_GAP);
+    assert_eq!(claim_gap(Duration::from_millis(5)), Duration::from_millis(20));
+    assert_eq!(claim_gap(Duration::from_secs(3)), CLAIM_GAP_MAX);
+}
+
 #[tokio::test]
 async fn an_event_arrives_signed_and_settles() {
     let mut bed = Bed::new(Clock::manual(START)).await;
