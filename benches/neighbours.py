@@ -149,7 +149,7 @@ async def measure(args, byoa, manner, neighbours, conversations):
     port = await agents.serve()
     rows = bench.installations(1 + neighbours)
     endpoints = [f"http://127.0.0.1:{port}/{manner_}" for manner_ in ["good"] + [manner] * neighbours]
-    async with gateway(byoa, pathlib.Path(args.target, "bench"), args.port, resources(rows, endpoints)) as pid:
+    async with gateway(byoa, pathlib.Path(args.target, "bench").resolve(), args.port, resources(rows, endpoints)) as pid:
         work = [(row, n) for n in range(conversations) for row in rows[1:]]
 
         async def flood(poster):
