@@ -113,34 +113,53 @@ def resources(rows, endpoints):
     return made
 
 
+class Gateway:
+    """A gateway in a folder of its own; may be stopped and started again."""
+
+    def __init__(self, byoa, folder, port):
+        self.byoa, self.folder, self.log, self.port, self.process = byoa, folder, folder.parent / f"{folder.name}.log", port, None
+        self.log.write_text("")
+
+    async def start(self):
+        env = os.environ | {"RUST_LOG": "warn,byoa_gateway::app=info"}
+        began = len(self.log.read_text())
+        with open(self.log, "a") as file:
+            argv = [self.byoa, "serve", "--config", self.folder / "byoa.yaml"]
+            self.process = subprocess.Popen(argv, stdout=file, stderr=file, cwd=self.folder, env=env)
+        for _ in range(300):
+            if "listening public=" in self.log.read_text()[began:]:
+                return
+            if self.process.poll() is not None:
+                break
+            await asyncio.sleep(0.1)
+        raise SystemExit(f"{self.byoa} did not start:\n{self.log.read_text()}")
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait()
+
+
 @contextlib.asynccontextmanager
-async def gateway(byoa, out, port, declared):
+async def gateway(byoa, out, port, declared, settings):
     """A started gateway with everything declared. Killed at the end: what hangs is not waited for."""
     folder = out / "neighbours"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     config = bench.config(folder, port)
-    del config["delivery"]
-    (folder / "byoa.yaml").write_text(json.dumps(config))
+    del config["delivery"], config["quotas"]
+    (folder / "byoa.yaml").write_text(json.dumps(config | settings))
     (folder / "resources.yaml").write_text(json.dumps(declared))
-    log = out / "neighbours.log"
-    with open(log, "w") as file:
-        process = subprocess.Popen([byoa, "serve", "--config", folder / "byoa.yaml"], stdout=file, stderr=file, cwd=folder, env=os.environ | {"RUST_LOG": "warn"})
+    made = Gateway(byoa, folder, port)
     try:
-        for _ in range(300):
-            if "listening public=" in log.read_text():
-                break
-            if process.poll() is not None:
-                raise SystemExit(f"{byoa} did not start:\n{log.read_text()}")
-            await asyncio.sleep(0.1)
+        await made.start()
         server = ["--server", f"http://127.0.0.1:{port + 1}", "--token-file", folder / "operator.token"]
         done = subprocess.run([byoa, "apply", *server, "-f", folder / "resources.yaml"], capture_output=True, text=True, timeout=60, cwd=folder)
         if done.returncode != 0:
             raise SystemExit(f"byoa apply failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-        yield process.pid
+        yield made
     finally:
-        process.kill()
-        process.wait()
+        made.process.kill()
+        made.process.wait()
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -149,7 +168,8 @@ async def measure(args, byoa, manner, neighbours, conversations):
     port = await agents.serve()
     rows = bench.installations(1 + neighbours)
     endpoints = [f"http://127.0.0.1:{port}/{manner_}" for manner_ in ["good"] + [manner] * neighbours]
-    async with gateway(byoa, pathlib.Path(args.target, "bench").resolve(), args.port, resources(rows, endpoints)) as pid:
+    async with gateway(byoa, pathlib.Path(args.target, "bench").resolve(), args.port, resources(rows, endpoints), {"quotas": {"open_deliveries": 0}}) as made:
+        pid = made.process.pid
         work = [(row, n) for n in range(conversations) for row in rows[1:]]
 
         async def flood(poster):

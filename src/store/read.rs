@@ -288,14 +288,17 @@ pub(super) async fn expired_dedupe(
     Ok((expired, last))
 }
 
-/// Settled sends from before `before` whose keys are still theirs.
-pub(super) async fn old_sends(pool: &SqlitePool, before: Timestamp, limit: i64) -> Result<Vec<i64>, StoreError> {
-    sqlx::query_scalar("SELECT seq FROM sends WHERE state <> 'started' AND created_ms <= $1 AND key <> id LIMIT $2")
-        .bind(before.ms())
-        .bind(limit)
-        .fetch_all(pool)
-        .await
-        .map_err(failed)
+/// Settled sends behind the number `after`, from before `before`, whose keys are still theirs.
+pub(super) async fn old_sends(pool: &SqlitePool, after: i64, before: Timestamp, limit: i64) -> Result<Vec<i64>, StoreError> {
+    sqlx::query_scalar(
+        "SELECT seq FROM sends WHERE seq > $1 AND state <> 'started' AND created_ms <= $2 AND key <> id ORDER BY seq LIMIT $3",
+    )
+    .bind(after)
+    .bind(before.ms())
+    .bind(limit)
+    .fetch_all(pool)
+    .await
+    .map_err(failed)
 }
 
 /// Whether the database answers.

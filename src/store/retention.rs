@@ -16,7 +16,10 @@ const SEND_KEY_KEPT_MS: i64 = 24 * 3_600_000;
 const DAY_MS: i64 = 86_400_000;
 
 /// Rows that the writer removes at a time.
-const PIECE_ROWS: i64 = 256;
+const PIECE_ROWS: i64 = 64;
+
+/// Keys that the writer removes at a time.
+const PIECE_KEYS: usize = 64;
 
 /// The writer is left alone this long between two pieces, and longer while requests wait for it.
 const PIECE_PAUSE: Duration = Duration::from_millis(5);
@@ -159,8 +162,10 @@ impl Store {
         let mut after = (String::new(), String::new());
         loop {
             let (expired, last) = read::expired_dedupe(&self.0.readers, &after, now, SWEEP_ROWS).await?;
-            if !expired.is_empty() {
-                removed += self.task(move |conn| Box::pin(async move { queries::forget_dedupe(conn, &expired).await })).await?;
+            // Keys lie all over the table, so each removal may write a page of its own.
+            for piece in expired.chunks(PIECE_KEYS) {
+                let piece = piece.to_vec();
+                removed += self.task(move |conn| Box::pin(async move { queries::forget_dedupe(conn, &piece).await })).await?;
                 self.pause().await;
             }
             let Some(last) = last else { return Ok(removed) };
@@ -169,12 +174,11 @@ impl Store {
     }
 
     async fn free_keys(&self, now: Timestamp) -> Result<u64, StoreError> {
-        let mut removed = 0;
+        let (mut removed, mut after) = (0, 0);
         loop {
-            let old = read::old_sends(&self.0.readers, now.plus_ms(-SEND_KEY_KEPT_MS), SWEEP_ROWS).await?;
-            if old.is_empty() {
-                return Ok(removed);
-            }
+            let old = read::old_sends(&self.0.readers, after, now.plus_ms(-SEND_KEY_KEPT_MS), PIECE_ROWS).await?;
+            let Some(last) = old.last() else { return Ok(removed) };
+            after = *last;
             removed += self.task(move |conn| Box::pin(async move { queries::free_keys(conn, &old).await })).await?;
             self.pause().await;
         }

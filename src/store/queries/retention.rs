@@ -70,7 +70,7 @@ pub(in crate::store) struct Aged {
 }
 
 /// Bytes of bodies in one piece: freeing a long body reads all its pages.
-const PIECE_BYTES_MAX: i64 = 1024 * 1024;
+const PIECE_BYTES_MAX: i64 = 256 * 1024;
 
 /// A page of rows `(number, time, bytes)` in the order of their numbers. Where that is the order of their times too, they are looked
 /// at up to the last one that is old enough: a clock that was ahead for a while must not end the walk.
