@@ -92,7 +92,7 @@ reasons! {
     IngressBodyTimeout "ingress.body_timeout" 408 true "The body did not arrive in time.";
     IngressBodyIncomplete "ingress.body_incomplete" 400 true "The connection ended before the body did.";
     IngressHeadersTooLarge "ingress.headers_too_large" 431 false "The header block is over 32 KiB or 100 lines.";
-    IngressFraming "ingress.framing" 400 false "The length of the body is stated twice or not at all clearly.";
+    IngressFraming "ingress.framing" 400 false "The length of the body is stated twice or not clearly, or a line of the head does not end with CR LF.";
     IngressOverloaded "ingress.overloaded" 503 true "Too many requests wait for the store.";
     IngressInternal "ingress.internal" 503 true "Something broke inside the gateway.";
     IngressDuplicate "ingress.duplicate" 200 false "The event was accepted before.";
