@@ -176,12 +176,12 @@ pub struct ReplyAddress {
     pub conversation: Option<String>,
 }
 
-/// The addresses in an event's bytes that work without a token, each list in the order of the bytes.
+/// Places in an event's bytes with which an agent could go around the gateway, each list in the order of the bytes.
 #[derive(Debug, Default)]
 pub struct ReplyAddresses {
-    /// Addresses that an agent may get a link for.
+    /// Addresses that work without a token and that an agent may get a link for.
     pub linked: Vec<ReplyAddress>,
-    /// The places of further addresses, which no agent sees.
+    /// The places of further addresses, and of the provider's tokens, which no agent sees.
     pub withheld: Vec<Range<usize>>,
 }
 

@@ -13,7 +13,7 @@ use crate::domain::secret::Secret;
 use crate::providers;
 use crate::store::EventView;
 
-/// What stands where an address would stand that the gateway has no address for.
+/// The text in place of a token, and of an address that the gateway has no address for.
 const WITHHELD: &str = "[withheld]";
 
 /// Decoded once, a header holds what it was made of.
@@ -56,8 +56,8 @@ pub fn compose(
     Ok((headers.into_iter().map(|(name, value)| (name, Secret::new(value))).collect(), body))
 }
 
-/// The provider's bytes, with nothing changed but the addresses that work without a token. An address that gets no link is
-/// replaced by a text that is no longer than the address, so the links alone make the body grow.
+/// The provider's bytes, with nothing changed but the addresses that work without a token, and the provider's own token. What
+/// gets no link is replaced by a text that is no longer, so the links alone make the body grow.
 fn body(event: &EventView, reply: impl Fn(usize) -> Option<String>) -> Result<Vec<u8>, ReasonCode> {
     let provider = providers::of(event.provider);
     let found = provider.reply_addresses(&event.raw, &event.media_type)?;
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn the_provider_s_bytes_and_the_provider_s_signature_over_them() {
-        let raw = "token=x&text=gr%C3%BC%C3%9Fe+%2Bmehr&z=";
+        let raw = "text=gr%C3%BC%C3%9Fe+%2Bmehr&z=";
         let slack = of(ProviderKind::Slack, raw, "application/x-www-form-urlencoded");
         let (headers, body) = made(&slack, SECRET, 1).unwrap();
         assert_eq!((body.as_str(), headers["content-type"].as_str()), (raw, "application/x-www-form-urlencoded"));
@@ -172,6 +172,19 @@ mod tests {
         assert_eq!(body, b"response_url=%5Bwithheld%5D&b=+");
         let torn = of(ProviderKind::Slack, "{", "application/json");
         assert_eq!(made(&torn, SECRET, 1), Err(ReasonCode::StoreCorrupt));
+    }
+
+    #[test]
+    fn the_verification_token_is_withheld_and_its_field_stays() {
+        let json = of(ProviderKind::Slack, r#"{"token":"Z26uHrxmH4l","type":"event_callback"}"#, "application/json");
+        let (headers, body) = made(&json, SECRET, 1).unwrap();
+        assert_eq!(body, r#"{"token":"[withheld]","type":"event_callback"}"#);
+        let signed = providers::of(ProviderKind::Slack).sign(body.as_bytes(), &Secret::new(SECRET.into()), NOW);
+        assert!(signed.iter().all(|(name, value)| headers[name] == *value), "what is signed is what is sent");
+        let form = |raw: &str| made(&of(ProviderKind::Slack, raw, "application/x-www-form-urlencoded"), SECRET, 1).unwrap().1;
+        assert_eq!(form("token=Z26uHrxmH4lCanary&text=a"), "token=%5Bwithheld%5D&text=a");
+        assert_eq!(form("payload=%7B%22token%22%3A%22Z26uHrxmH4lCanary%22%7D"), "payload=%7B%22token%22%3A%22%5Bwithheld%5D%22%7D");
+        assert_eq!(form("token=short&text=a"), "token=&text=a");
     }
 
     #[test]

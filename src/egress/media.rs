@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use http::header;
+use http::{HeaderMap, header};
 use serde_json::json;
 use url::Url;
 
@@ -168,10 +168,14 @@ fn passed_on(body: Streamed) -> Result<Media, Ended> {
         let detail = format!("the host of the provider's files answered {}", body.status);
         return Err(Ended { retry_after_s: code.retryable().then_some(5), ..Ended::new(code, detail) });
     }
-    let said = body.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    Ok(Media { media_type: media_type(&body.headers), length: body.length, body })
+}
+
+/// The media type that a file is passed on as, whatever its provider or whoever sent it calls it.
+pub(super) fn media_type(headers: &HeaderMap) -> &'static str {
+    let said = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let said = said.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    let media_type = MEDIA_TYPES.iter().find(|known| **known == said).copied().unwrap_or("application/octet-stream");
-    Ok(Media { media_type, length: body.length, body })
+    MEDIA_TYPES.iter().find(|known| **known == said).copied().unwrap_or("application/octet-stream")
 }
 
 /// Fetching changes nothing, so what may have arrived can be asked again.

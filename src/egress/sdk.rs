@@ -8,7 +8,7 @@ use http::{Method, header};
 use serde_json::{Value as Json, json};
 
 use super::call::{Answer, Call};
-use super::media::is_pinned;
+use super::media::{self, is_pinned};
 use super::{Egress, Ended, Ending, Trail, Underway, is_conversation, is_theirs};
 use crate::authn::principal::AgentPrincipal;
 use crate::credentials;
@@ -245,6 +245,7 @@ impl Egress {
         };
         let (status, media_type, retry_after_s) = relayed(&response)?;
         if let Some(file) = file {
+            let media_type = Some(media::media_type(&response.headers).to_owned());
             let body = AnswerBody::File(Box::new(file), call.underway);
             return Ok(Answered { answer: SdkAnswer { status, media_type, retry_after_s, body }, outcome });
         }

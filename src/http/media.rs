@@ -9,7 +9,7 @@ use futures_util::stream::try_unfold;
 use http::{HeaderValue, Request, header};
 
 use super::extract::bearer;
-use super::respond::{answered, problem_response};
+use super::respond::{answered, attached, problem_response};
 use super::{Rooms, budget};
 use crate::authn::agent::authenticate;
 use crate::domain::ids::RequestId;
@@ -43,8 +43,6 @@ pub(super) async fn fetch(State(rooms): State<Arc<Rooms>>, Path(ticket): Path<St
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
     headers.extend(length.map(|length| (header::CONTENT_LENGTH, HeaderValue::from(length))));
-    headers.insert(header::CONTENT_DISPOSITION, HeaderValue::from_static("attachment"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    attached(headers);
     response
 }

@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use crate::admin::AdminError;
 use crate::domain::clock::Timestamp;
@@ -32,6 +32,19 @@ fn plain(status: StatusCode, body: String) -> Response {
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+/// Marks what a provider said as data: a browser that is led to it runs nothing of it and gives it no origin of the gateway's.
+pub(super) fn inert(headers: &mut HeaderMap) {
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; sandbox"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+}
+
+/// Marks the bytes of a file that somebody sent: as data, and not to be shown.
+pub(super) fn attached(headers: &mut HeaderMap) {
+    inert(headers);
+    headers.insert(header::CONTENT_DISPOSITION, HeaderValue::from_static("attachment"));
 }
 
 /// The constant answer of a code.

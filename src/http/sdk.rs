@@ -8,11 +8,11 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Request, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header};
 
 use super::extract::{HttpBody, bearer};
 use super::media::passing;
-use super::respond::{SDK_RETRY_AFTER_S, closing, not_found};
+use super::respond::{SDK_RETRY_AFTER_S, attached, closing, inert, not_found};
 use super::{Rooms, budget};
 use crate::authn::agent::{authenticate, uploader};
 use crate::authn::principal::AgentPrincipal;
@@ -181,11 +181,11 @@ fn only<'p>(parts: &'p Parts, name: &HeaderName) -> Result<Option<&'p str>, Reas
 
 fn respond(answer: SdkAnswer) -> Response {
     let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::BAD_GATEWAY);
-    let (body, length) = match answer.body {
-        AnswerBody::Whole(bytes) => (Body::from(bytes), None),
+    let (body, length, mark): (_, _, fn(&mut HeaderMap)) = match answer.body {
+        AnswerBody::Whole(bytes) => (Body::from(bytes), None, inert),
         AnswerBody::File(file, underway) => {
             let length = file.length;
-            (passing(*file, underway), length)
+            (passing(*file, underway), length, attached)
         }
     };
     let mut response = (status, body).into_response();
@@ -197,7 +197,6 @@ fn respond(answer: SdkAnswer) -> Response {
     if let Some(seconds) = answer.retry_after_s {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    mark(headers);
     response
 }

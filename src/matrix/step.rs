@@ -74,6 +74,8 @@ pub struct SdkCall {
     pub content_type: Option<String>,
     /// Texts of the body in order, each so many times; a message where it is left out.
     pub body: Vec<(String, usize)>,
+    /// A file is fetched by this path instead (Telegram).
+    pub file: Option<String>,
     /// The token goes into the body, as the argument `token` (Slack).
     pub token_in_body: bool,
 }
@@ -121,6 +123,8 @@ pub struct StepExpect {
     pub silent_of: Vec<String>,
     /// `Retry-After`, in seconds.
     pub retry_after: Option<String>,
+    /// Headers of the answer.
+    pub headers: BTreeMap<String, String>,
     /// Rows by table, exactly.
     pub writes: Option<BTreeMap<String, i64>>,
     /// How often the provider was called, and with whose credential: `none`, `own`, `own own`.

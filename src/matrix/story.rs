@@ -134,6 +134,9 @@ impl Story<'_> {
             }
             let waits = answer.header("retry-after").map(str::to_owned);
             no(expect.retry_after.is_none() || expect.retry_after == waits, format!("retry-after {waits:?}"));
+            for (name, wanted) in &expect.headers {
+                no(answer.header(name) == Some(wanted.as_str()), format!("{name}: {:?}", answer.header(name)));
+            }
             for text in &expect.says {
                 no(answer.text().contains(&self.stage.fill(text)), format!("does not say `{text}`: {}", answer.text()));
             }
@@ -380,6 +383,10 @@ impl Story<'_> {
                 (format!("/sdk/whatsapp/v23.0/{}/{method}", app.account), message)
             }
         };
+        if let Some(file) = &call.file {
+            let request = Request::get(&format!("/sdk/telegram/file/bot{token}/{file}"));
+            return Ok(request.header("byoa-installation", &app.profile));
+        }
         let body: String = call.body.iter().map(|(text, times)| self.stage.fill(text).replace("{token}", &token).repeat(*times)).collect();
         let body = if call.body.is_empty() { message.to_string() } else { body };
         let request = Request::post(&path, body).header("content-type", call.content_type.as_deref().unwrap_or("application/json"));

@@ -163,6 +163,8 @@ async fn the_agent_gets_the_bytes_and_the_provider_gets_the_token() {
             ("content-length", Some("18")),
             ("content-disposition", Some("attachment")),
             ("x-content-type-options", Some("nosniff")),
+            ("content-security-policy", Some("default-src 'none'; sandbox")),
+            ("cache-control", Some("no-store")),
             ("set-cookie", None),
             ("x-canary", None),
         ] {

@@ -318,6 +318,8 @@ async fn one_agent_hears_several_providers() {
         let sent = Request::post(&app.path(), body.clone()).header("content-type", media_type).headers(signed.clone());
         assert_eq!(gateway.send(&sent).await.status, 200);
         let heard = agent.next().await;
+        // Slack's verification token is withheld: of one that is shorter than the word for it, the field stays and is empty.
+        let body = String::from_utf8(body).unwrap().replace(r#""token":"simulated""#, r#""token":"""#).into_bytes();
         assert_eq!((heard.method.as_str(), &heard.body[..]), ("POST", &body[..]), "{provider}: byte for byte");
         assert_eq!(heard.headers["content-type"], media_type);
         let ours = sign(provider, &body, AGENT_SECRET, now);

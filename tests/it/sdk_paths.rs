@@ -780,7 +780,7 @@ async fn a_call_goes_the_way_of_a_message() {
     let taken = post("C0HELP").await;
     let mut names: Vec<&str> = taken.headers.iter().map(|(n, _)| n.as_str()).filter(|n| !matches!(*n, "date" | "connection")).collect();
     names.sort_unstable();
-    assert_eq!(names, ["cache-control", "content-length", "content-type", "x-content-type-options"]);
+    assert_eq!(names, ["cache-control", "content-length", "content-security-policy", "content-type", "x-content-type-options"]);
 
     // In a packed answer nothing can be withheld, so none of it is passed on.
     let packed = post("C0PACKED").await;

@@ -1,5 +1,5 @@
-//! Slack's `response_url`: found in an event's bytes, withheld, and posted to. A holder of such an address may post with it five
-//! times within half an hour and needs no token. Floor 2.
+//! Slack's `response_url`, found in an event's bytes, withheld and posted to, and its verification token, found and withheld. A
+//! holder of a `response_url` may post with it five times within half an hour and needs no token. Floor 2.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -36,9 +36,9 @@ const HOST: &str = "hooks.slack.com";
 /// conversation.
 const LINKED_MAX: usize = 10;
 
-/// Every `response_url` of an event, in time that grows with the length of the event alone. The addresses nearest to the root
-/// of the document are linked and the others withheld, so that a message with addresses of its own deep in its metadata
-/// displaces none of Slack's.
+/// Every `response_url` of an event, and its verification token among what is withheld, in time that grows with the length of
+/// the event alone. The addresses nearest to the root of the document are linked and the others withheld, so that a message with
+/// addresses of its own deep in its metadata displaces none of Slack's.
 pub(super) fn addresses(raw: &[u8], is_form: bool) -> Option<ReplyAddresses> {
     if is_form { in_form(raw) } else { in_json(std::str::from_utf8(raw).ok()?) }
 }
@@ -58,6 +58,7 @@ fn in_form(raw: &[u8]) -> Option<ReplyAddresses> {
                 found.linked.push(ReplyAddress { at, url: decoded(encoded).ok()?.into(), conversation: None });
             }
             CHANNEL => channel = Some(decoded(encoded).ok()?),
+            TOKEN => found.withheld.push(from..from.checked_add(encoded.len())?),
             // Interactions: JSON in a form.
             "payload" => {
                 let mut inner = in_json(&decoded(encoded).ok()?)?;
@@ -71,6 +72,7 @@ fn in_form(raw: &[u8]) -> Option<ReplyAddresses> {
     }
     found.linked.sort_by_key(|address| address.at.start);
     found.withheld.extend(found.linked.drain(LINKED_MAX.min(found.linked.len())..).map(|address| address.at));
+    found.withheld.sort_by_key(|at| at.start);
     for address in &mut found.linked {
         address.conversation = address.conversation.take().or_else(|| channel.clone());
     }
@@ -97,11 +99,11 @@ fn encode_places(found: &mut ReplyAddresses, encoded: &[u8], from: usize) -> Opt
 fn in_json(text: &str) -> Option<ReplyAddresses> {
     // The scan below only finds places: it relies on a well-formed document.
     serde_json::from_str::<IgnoredAny>(text).ok()?;
-    let spots = scan(text)?.addresses;
+    let Scanned { addresses: spots, token } = scan(text)?;
     let mut nearest: Vec<usize> = (0..spots.len()).collect();
     nearest.sort_by_key(|i| spots.get(*i).map(|spot| spot.depth));
     nearest.truncate(LINKED_MAX);
-    let mut found = ReplyAddresses::default();
+    let mut found = ReplyAddresses { withheld: token.into_iter().collect(), ..ReplyAddresses::default() };
     for (i, Spot { at, channel, .. }) in spots.into_iter().enumerate() {
         if nearest.contains(&i) {
             let url = unquoted(text, &at)?.into();
@@ -111,6 +113,7 @@ fn in_json(text: &str) -> Option<ReplyAddresses> {
             found.withheld.push(at);
         }
     }
+    found.withheld.sort_by_key(|at| at.start);
     Some(found)
 }
 
@@ -271,7 +274,7 @@ mod tests {
 
     fn replaced(raw: &str, is_form: bool) -> (String, Vec<(String, Option<String>)>) {
         let found = addresses(raw.as_bytes(), is_form).unwrap();
-        assert!(found.withheld.is_empty());
+        assert!(found.withheld.iter().all(|at| raw[at.clone()].starts_with("tok")));
         let mut text = raw.to_owned();
         for (n, address) in found.linked.iter().enumerate().rev() {
             text.replace_range(address.at.clone(), &format!("<{n}>"));
@@ -281,9 +284,9 @@ mod tests {
 
     #[test]
     fn only_the_address_is_cut_out_of_a_command() {
-        let raw = "token=t&channel_id=C1&response_url=https%3A%2F%2Fhooks.slack.com%2Fcommands%2FT1%2F2%2Fx&text=a+b%20c&x=&y";
+        let raw = "token=tok&channel_id=C1&response_url=https%3A%2F%2Fhooks.slack.com%2Fcommands%2FT1%2F2%2Fx&text=a+b%20c&x=&y";
         let (text, found) = replaced(raw, true);
-        assert_eq!(text, "token=t&channel_id=C1&response_url=<0>&text=a+b%20c&x=&y");
+        assert_eq!(text, "token=tok&channel_id=C1&response_url=<0>&text=a+b%20c&x=&y");
         assert_eq!(found, [("https://hooks.slack.com/commands/T1/2/x".to_owned(), Some("C1".to_owned()))]);
     }
 
@@ -302,6 +305,23 @@ mod tests {
         let (text, found) = replaced(&form, true);
         assert_eq!(text, format!("before=1&payload={}&after=%2B", encode(&inner).replace("%3C0%3E", "<0>").replace("%3C1%3E", "<1>")));
         assert_eq!(found, want);
+    }
+
+    #[test]
+    fn the_verification_token_is_withheld_wherever_slack_puts_it() {
+        let withheld = |raw: &str, is_form: bool| {
+            let found = addresses(raw.as_bytes(), is_form).unwrap();
+            assert!(found.linked.is_empty());
+            found.withheld.into_iter().map(|at| raw[at].to_owned()).collect::<Vec<_>>()
+        };
+        let json = r#"{"a":{"token":"people's own"},"tok\u0065n":"secret + 1","event":{"token":"also"},"n":"token"}"#;
+        assert_eq!(withheld(json, false), ["secret + 1"]);
+        assert_eq!(withheld("text=token&%74oken=secret%2B1&user_token=x", true), ["secret%2B1"]);
+        let form = |json: &str| format!("payload={}&token=outer", form_urlencoded::byte_serialize(json.as_bytes()).collect::<String>());
+        assert_eq!(withheld(&form(json), true), ["secret+%2B+1", "outer"]);
+        for none in [r#"{"token":7}"#, r#"{"token":{"a":"b"}}"#, r#"{"token":["a"]}"#, "{}"] {
+            assert_eq!(withheld(none, false), [""; 0], "{none}");
+        }
     }
 
     #[test]
