@@ -499,6 +499,7 @@ fn shows_payload(code: ReasonCode) -> bool {
             | ReasonCode::IngressJsonDuplicateKey
             | ReasonCode::IngressFormMalformed
             | ReasonCode::IngressPayloadMalformed
+            | ReasonCode::IngressChallengeMalformed
     )
 }
 

@@ -104,6 +104,7 @@ reasons! {
     IngressSelfAuthored "ingress.self_authored" 200 false "The app wrote the message itself; delivering it would be a loop.";
     IngressHandshake "ingress.handshake" 200 false "The provider checked the address and was answered.";
     IngressMemoryFull "ingress.memory_full" 503 true "Too many bytes of bodies are held at once, by all or by one sender.";
+    IngressChallengeMalformed "ingress.challenge_malformed" 200 false "The challenge of a signed handshake is not of this provider's form, so it is not echoed.";
     IngressJsonTooManyValues "ingress.json_too_many_values" 200 false "The body holds more than 262,144 JSON values.";
 
     QuotaEventsRate "quota.events_rate" 429 true "The org sends more events per second than its quota.";

@@ -1,6 +1,7 @@
 //! What Slack's bodies say: JSON callbacks and the two sorts of form. Floor 2.
 
 use std::collections::HashSet;
+use std::ops::RangeInclusive;
 
 use bytes::Bytes;
 
@@ -10,8 +11,9 @@ use crate::domain::message::{AccountClaim, Attachment, Conversation, Conversatio
 use crate::domain::reason::ReasonCode;
 use crate::wire::json::{self, Json};
 
-/// Slack documents no length; theirs has 52 characters.
-const CHALLENGE_BYTES_MAX: usize = 1024;
+/// Slack documents neither length nor alphabet of a challenge; theirs are 52 letters and digits. Whoever writes the body chooses
+/// what the gateway's address answers, so it is a word of that sort and nothing else.
+const CHALLENGE_CHARS: RangeInclusive<usize> = 16..=128;
 
 /// Fields of a form. Slack's forms have about 15; each further one becomes a larger member of the JSON that agents get.
 const FIELDS_MAX: usize = 100;
@@ -57,8 +59,9 @@ pub(super) fn read_json(body: &Bytes) -> Result<Parsed, ReasonCode> {
     let doc = json::parse(body)?;
     let word = doc.at("type").str().ok_or(ReasonCode::IngressPayloadMalformed)?;
     if word == "url_verification" {
-        let challenge = doc.at("challenge").str().filter(|c| (1..=CHALLENGE_BYTES_MAX).contains(&c.len()));
-        return challenge.map(|c| Parsed::Handshake(c.to_owned())).ok_or(ReasonCode::IngressPayloadMalformed);
+        let is_word = |c: &&str| CHALLENGE_CHARS.contains(&c.len()) && c.bytes().all(|b| b.is_ascii_alphanumeric());
+        let challenge = doc.at("challenge").str().filter(is_word);
+        return challenge.map(|c| Parsed::Handshake(c.to_owned())).ok_or(ReasonCode::IngressChallengeMalformed);
     }
     let account = account_of_callback(&doc)?;
     let event = match word {

@@ -220,12 +220,17 @@ fn a_type_beside_callbacks_is_an_event_too() {
 }
 
 #[test]
-fn handshakes_are_one_short_text() {
+fn a_challenge_is_a_word_of_letters_and_digits() {
     let shake =
         |challenge: Value| parse(&Slack, JSON, &serde_json::to_vec(&json!({"type": "url_verification", "challenge": challenge})).unwrap());
-    assert!(matches!(shake(json!("x".repeat(1024))), Ok(Parsed::Handshake(c)) if c.len() == 1024));
-    for bad in [json!("x".repeat(1025)), json!(1), Value::Null, json!("")] {
-        assert_eq!(shake(bad).unwrap_err(), ReasonCode::IngressPayloadMalformed);
+    for len in [16, 52, 128] {
+        assert!(matches!(shake(json!("aZ09".repeat(len / 4))), Ok(Parsed::Handshake(c)) if c.len() == len));
+    }
+    let word = "3eZbrw1aBm2rZgRNFdxV";
+    let with = |c: char| json!(format!("{word}{c}"));
+    let bad = ['<', '"', '&', ' ', '\n', '\0', '-', '_', '.', '/', '\u{e9}', '\u{661}'].map(with);
+    for bad in bad.into_iter().chain([json!("x".repeat(129)), json!("x".repeat(15)), json!(""), json!(1), json!([word]), Value::Null]) {
+        assert_eq!(shake(bad.clone()).unwrap_err(), ReasonCode::IngressChallengeMalformed, "{bad}");
     }
 }
 
