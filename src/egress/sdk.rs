@@ -180,8 +180,6 @@ impl Egress {
     ) -> Result<Answered, Ended> {
         let sdk = sdk::of(call.provider);
         let directory = self.store.directory();
-        let installation = pick(&directory, principal.agent(), &call, trail)?;
-        trail.installation = Some(installation.clone());
         let asked = Asked {
             http: &call.http,
             path: &call.path,
@@ -189,6 +187,8 @@ impl Egress {
             gateway: &call.gateway,
             upload: call.upload.as_deref(),
         };
+        let installation = pick(&directory, principal.agent(), &call, &asked, trail)?;
+        trail.installation = Some(installation.clone());
         let told = sdk.tell(&asked, &installation.item.account).map_err(|untold| Ended::new(untold.code, untold.detail))?;
         noted.method = Some(told.method.clone());
         if let Kind::Own(status, body) = &told.kind {
@@ -280,14 +280,25 @@ impl Egress {
     }
 }
 
-/// The installation that the agent names, or the only one it is bound to. What is not the agent's is not found, exactly like
-/// what does not exist.
-fn pick(directory: &Directory, agent: &Agent, call: &SdkCall, trail: &mut Trail) -> Result<Arc<Kept<Installation>>, Ended> {
+/// The installation that the agent names, or the only one it is bound to, or the one of them whose account the call names. What
+/// is not the agent's is not found, exactly like what does not exist.
+fn pick(
+    directory: &Directory,
+    agent: &Agent,
+    call: &SdkCall,
+    asked: &Asked<'_>,
+    trail: &mut Trail,
+) -> Result<Arc<Kept<Installation>>, Ended> {
     let provider = call.provider;
     let Some(named) = &call.named else {
-        return match directory.installations_for(&agent.id, provider).as_slice() {
+        let mut bound = directory.installations_for(&agent.id, provider);
+        if bound.len() > 1 {
+            bound.retain(|installation| sdk::of(provider).names(asked, &installation.item.account));
+        } else if bound.is_empty() {
+            return Err(Ended::new(ReasonCode::EgressNotFound, "no installation of this provider is bound to this agent"));
+        }
+        return match bound.as_slice() {
             [only] => Ok((*only).clone()),
-            [] => Err(Ended::new(ReasonCode::EgressNotFound, "no installation of this provider is bound to this agent")),
             _ => Err(Ended::new(ReasonCode::EgressInstallationAmbiguous, "name the installation in a `byoa-installation` header or query")),
         };
     };

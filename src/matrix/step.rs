@@ -76,6 +76,10 @@ pub struct SdkCall {
     pub body: Vec<(String, usize)>,
     /// A file is fetched by this path instead (Telegram).
     pub file: Option<String>,
+    /// The number in the path, where it is another than the app's (WhatsApp).
+    pub number: Option<String>,
+    /// The installation is not named in a header.
+    pub unnamed: bool,
     /// The token goes into the body, as the argument `token` (Slack).
     pub token_in_body: bool,
 }

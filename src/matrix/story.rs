@@ -380,7 +380,8 @@ impl Story<'_> {
             ProviderKind::WhatsApp => {
                 let method = call.method.as_deref().unwrap_or("messages");
                 let message = json!({"messaging_product": "whatsapp", "to": conversation, "type": "text", "text": {"body": "hi"}});
-                (format!("/sdk/whatsapp/v23.0/{}/{method}", app.account), message)
+                let number = self.stage.fill(call.number.as_deref().unwrap_or(app.account));
+                (format!("/sdk/whatsapp/v23.0/{number}/{method}"), message)
             }
         };
         if let Some(file) = &call.file {
@@ -390,7 +391,7 @@ impl Story<'_> {
         let body: String = call.body.iter().map(|(text, times)| self.stage.fill(text).replace("{token}", &token).repeat(*times)).collect();
         let body = if call.body.is_empty() { message.to_string() } else { body };
         let request = Request::post(&path, body).header("content-type", call.content_type.as_deref().unwrap_or("application/json"));
-        let request = request.header("byoa-installation", &app.profile);
+        let request = if call.unnamed { request } else { request.header("byoa-installation", &app.profile) };
         let bearer = self.stage.provider != ProviderKind::Telegram && !call.token_in_body;
         Ok(if bearer { request.header("authorization", format!("Bearer {token}")) } else { request })
     }

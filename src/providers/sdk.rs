@@ -147,6 +147,12 @@ pub trait Sdk: Send + Sync {
         None
     }
 
+    /// True where a call names this account by itself, because its SDK puts an id of the account into the call.
+    fn names(&self, asked: &Asked<'_>, account: &ExternalAccount) -> bool {
+        let _ = (asked, account);
+        false
+    }
+
     /// Tells a call apart.
     ///
     /// # Errors

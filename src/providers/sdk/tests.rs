@@ -325,3 +325,18 @@ fn an_answer_without_a_message_says_how_the_call_went() {
     assert!(matches!(receipt(P::Slack, 200, json!({"ok": false, "error": "missing_scope"})), SendReceipt::Rejected { .. }));
     assert!(matches!(receipt(P::Slack, 429, json!({})), SendReceipt::RateLimited { .. }));
 }
+
+#[test]
+fn a_call_of_whatsapp_names_its_number_and_no_other_call_names_an_account() {
+    let names = |line: &Line| of(line.kind).names(&line.asked(), &account(line.kind));
+    for (path, wanted) in [("2/messages", true), ("2", true), ("22/messages", false), ("1/messages", false)] {
+        assert_eq!(names(&whatsapp(Method::POST, path, json!({}))), wanted, "{path}");
+    }
+    let mut file = whatsapp(Method::GET, "9041", Value::Null);
+    assert!(!names(&file), "a file's id is no number");
+    file.arguments.query = vec![("phone_number_id".into(), "2".into())];
+    assert!(names(&file));
+    file.arguments.query.push(("phone_number_id".into(), "2".into()));
+    assert!(!names(&file), "an argument that stands there twice names nothing");
+    assert!(!names(&slack("auth.test", json!({"team_id": "T1"}))) && !names(&telegram("getMe", json!({}))));
+}

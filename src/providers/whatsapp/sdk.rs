@@ -60,6 +60,13 @@ impl Sdk for WhatsApp {
         (is_version && matches!(path.len(), 2..=3)).then_some(Located { token: None, ticket: None, path })
     }
 
+    /// The number behind the version of the API, or the number that a file was sent to.
+    fn names(&self, asked: &Asked<'_>, account: &ExternalAccount) -> bool {
+        let ExternalAccount::WhatsApp { phone_number_id, .. } = account else { return false };
+        let argument = asked.arguments.text("phone_number_id").ok().flatten();
+        asked.path.get(1) == Some(phone_number_id) || argument.as_ref() == Some(phone_number_id)
+    }
+
     fn tell(&self, asked: &Asked<'_>, account: &ExternalAccount) -> Result<Told, Untold> {
         let ExternalAccount::WhatsApp { phone_number_id, .. } = account else { return Err(Untold::UNKNOWN) };
         let told = |method: &str, kind| Ok(Told { method: method.to_owned(), kind, touches: Vec::new() });
