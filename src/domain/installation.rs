@@ -176,7 +176,7 @@ pub enum ExternalAccount {
 }
 
 impl ExternalAccount {
-    /// Every id that its provider has for it.
+    /// Every id that its provider has for it, the narrowest first.
     pub fn ids(&self) -> Vec<&str> {
         match self {
             Self::Slack { team_id, enterprise_id } => team_id.iter().chain(enterprise_id).map(String::as_str).collect(),
@@ -365,7 +365,7 @@ pub struct Selector {
     /// The provider.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider: Option<ProviderKind>,
-    /// The installation's account: team, bot or phone number id.
+    /// The installation's account, by any id that its provider has for it: team or enterprise, bot, phone number id or WABA.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account: Option<String>,
     /// The Slack workspace an event happened in.

@@ -111,10 +111,12 @@ pub fn standings(bindings: &[Binding], installation: &Installation, only: bool, 
 fn unmet<'a>(binding: &'a Binding, installation: &'a Installation, normal: &'a Normal) -> Option<(&'static str, &'a str, Option<&'a str>)> {
     let select = &binding.select;
     let conversation = normal.conversation.as_ref();
-    let (account, own_team) = match &installation.account {
-        ExternalAccount::Slack { team_id, enterprise_id } => (team_id.as_deref().or(enterprise_id.as_deref()), team_id.as_deref()),
-        ExternalAccount::Telegram { bot_id, .. } => (Some(bot_id.as_str()), None),
-        ExternalAccount::WhatsApp { phone_number_id, .. } => (Some(phone_number_id.as_str()), None),
+    // Any of the provider's ids of it: a number, and the business account that the number is in.
+    let ids = installation.account.ids();
+    let account = ids.iter().find(|id| Some(**id) == select.account.as_deref()).or(ids.first()).copied();
+    let own_team = match &installation.account {
+        ExternalAccount::Slack { team_id, .. } => team_id.as_deref(),
+        ExternalAccount::Telegram { .. } | ExternalAccount::WhatsApp { .. } => None,
     };
     let asks = [
         ("mode", binding.mode.map(Mode::as_str), Some(installation.owner.mode().as_str())),
