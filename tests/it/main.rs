@@ -34,6 +34,7 @@ mod policy_cli;
 mod policy_diff;
 mod prove;
 mod rates;
+mod release;
 mod reload;
 mod retention;
 mod rollout;
