@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::Method;
+use serde_json::json;
 
-use crate::authn::webhook::{Binding, Identified, Proved, Said, Verified, identify};
+use crate::authn::webhook::{Binding, Identified, Proved, Said, Unbound, Verified, identify};
 use crate::crypto::sha256;
 use crate::domain::clock::Clock;
 use crate::domain::guard::{Guard, stands};
@@ -20,7 +21,7 @@ use crate::domain::ids::{EventId, OrgId};
 use crate::domain::installation::AppProfile;
 use crate::domain::lifecycle::{LifecycleChange, Shift, Shifted};
 use crate::domain::reason::{Failure, ReasonCode, Refusal, Stop};
-use crate::domain::record::{Decision, RefusalRecord};
+use crate::domain::record::{AuditRecord, Decision, RefusalRecord};
 use crate::policy::{Denied, Engine, Snapshot};
 use crate::providers;
 use crate::quota::OrgQuotas;
@@ -129,13 +130,13 @@ impl Ingress {
     /// From here on the sender is known: every refusal is recorded and answered 200.
     async fn proved(&self, head: &RequestHead, body: &Bytes, proved: &Proved, directory: &Directory) -> Result<Outcome, Stop> {
         let profile = proved.profile();
-        let said = match in_proportion(body.len(), || proved.read(head, body, directory)) {
+        let said = match in_proportion(body.len(), || proved.read(head, body)) {
             Ok(Said::Handshake(challenge)) => {
                 self.metrics.ingress(profile.provider, Some(profile.owner.mode()), "handshake", Some(ReasonCode::IngressHandshake));
                 self.handshake_seen(head, profile).await;
                 return Ok(Outcome::Handshake(challenge));
             }
-            Ok(Said::Events(bindings)) => Ok(bindings),
+            Ok(Said::Events(events)) => Ok(events),
             Err(code) if code.status() == 200 => Err(code),
             Err(code) => return Err(code.into()),
         };
@@ -145,7 +146,11 @@ impl Ingress {
                 draft.refuse(code, None, Vec::new());
                 Ok(())
             }
-            Ok(bindings) => self.decide_all(directory, bindings, &mut draft),
+            Ok(events) => {
+                let app = self.app_of(head, profile, &events).await?;
+                let bindings = in_proportion(body.len(), || proved.bind(events, app.as_deref(), directory));
+                self.decide_all(directory, bindings, &mut draft)
+            }
         };
         if let Err(stop) = decided {
             // The provider shall send it again, but what it says of an installation holds at once.
@@ -165,6 +170,19 @@ impl Ingress {
             self.accept(draft).await?;
         }
         Ok(Outcome::Later(over.code, over.retry_after_s))
+    }
+
+    /// The app that events of this profile may name: the declared one, else the one that the first proved event named. That is kept
+    /// before the event goes any further, and of several first events the store takes one.
+    async fn app_of(&self, head: &RequestHead, profile: &AppProfile, events: &Unbound) -> Result<Option<String>, Stop> {
+        if let Some(app) = profile.app() {
+            return Ok(Some(app.to_owned()));
+        }
+        let Some(named) = events.names_app() else { return Ok(None) };
+        let detail = Some(json!({"app_id": named}).to_string());
+        let line = AuditRecord { detail, ..profile_line(head, profile, "profile.learn_app") };
+        let app = self.store.learn_app(profile.id.clone(), named.to_owned(), line, head.received).await.map_err(Failure::from)?;
+        app.map(Some).ok_or_else(|| ReasonCode::AuthnInstallationGone.into())
     }
 
     fn decide_all(&self, directory: &Directory, bindings: Vec<Binding>, draft: &mut Draft<'_>) -> Result<(), Stop> {
@@ -337,21 +355,26 @@ impl Ingress {
     }
 
     async fn handshake_seen(&self, head: &RequestHead, profile: &AppProfile) {
-        let line = crate::domain::record::AuditRecord {
-            at: head.received,
-            actor: format!("profile:{}", profile.id),
-            action: "profile.handshake",
-            target: profile.id.to_string(),
-            org: org_of(profile),
-            outcome: "done",
-            code: None,
-            decision: None,
-            request: Some(head.request_id.clone()),
-            detail: None,
-        };
+        let line = profile_line(head, profile, "profile.handshake");
         if let Err(error) = self.store.audit(vec![line]).await {
             tracing::error!(error = %error, "a handshake was answered without its audit line");
         }
+    }
+}
+
+/// The audit line of what a request of the provider did to its profile.
+fn profile_line(head: &RequestHead, profile: &AppProfile, action: &'static str) -> AuditRecord {
+    AuditRecord {
+        at: head.received,
+        actor: format!("profile:{}", profile.id),
+        action,
+        target: profile.id.to_string(),
+        org: org_of(profile),
+        outcome: "done",
+        code: None,
+        decision: None,
+        request: Some(head.request_id.clone()),
+        detail: None,
     }
 }
 

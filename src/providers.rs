@@ -307,6 +307,11 @@ pub trait Provider: Send + Sync {
         Err(ReasonCode::IngressMethod)
     }
 
+    /// True where events name the app that they were sent to.
+    fn names_app(&self) -> bool {
+        false
+    }
+
     /// Reads a proved body.
     ///
     /// # Errors

@@ -40,7 +40,7 @@ use crate::config::{Limits, RolloutSection};
 use crate::crypto::content::ContentKeys;
 use crate::crypto::envelope::KeyId;
 use crate::domain::clock::{Clock, Timestamp};
-use crate::domain::ids::{BindingId, EventId, OrgId, SessionId};
+use crate::domain::ids::{BindingId, EventId, OrgId, ProfileId, SessionId};
 use crate::domain::installation::Installation;
 use crate::domain::lifecycle::{Place, Shift, Shifted};
 use crate::domain::record::AuditRecord;
@@ -211,6 +211,25 @@ impl Store {
         let kept = self.task(move |conn| Box::pin(async move { queries::refreshed(conn, &refreshed).await })).await?;
         self.reload().await?;
         Ok(kept)
+    }
+
+    /// Keeps the app id that the first proved event of a profile named, with its audit line, unless the profile has one. The app
+    /// id that holds from here on; nothing where the profile is gone. The directory shows it when this returns.
+    ///
+    /// # Errors
+    /// When it could not be committed.
+    pub async fn learn_app(
+        &self,
+        profile: ProfileId,
+        named: String,
+        line: AuditRecord,
+        now: Timestamp,
+    ) -> Result<Option<String>, StoreError> {
+        let kept = self.task(move |conn| Box::pin(async move { queries::learn_app(conn, &profile, &named, line, now).await })).await?;
+        if kept.as_ref().is_some_and(|(_, is_new)| *is_new) {
+            self.reload().await?;
+        }
+        Ok(kept.map(|(app, _)| app))
     }
 
     /// How a conversation of an installation stands, where its provider told of it: the state, and where it moved to.

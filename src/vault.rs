@@ -286,6 +286,7 @@ mod tests {
             provider: ProviderKind::Telegram,
             owner: Ownership::Platform,
             app_id: None,
+            learned_app_id: None,
             ingress_id: "ingress-0123456789".into(),
             oauth_client_id: None,
             verifier: 1,

@@ -382,7 +382,7 @@ impl Work<'_> {
         let profiles = self.plan.future.profiles().values().map(|p| &p.item);
         let mut fit = profiles.filter(|p| {
             let named = named.as_ref().is_none_or(|id| p.id.as_str() == id);
-            let app = app_id.is_none() || p.app_id == app_id;
+            let app = app_id.is_none() || p.app() == app_id.as_deref();
             p.provider == provider && of_org(&p.owner) && mode.is_none_or(|m| p.owner.mode() == m) && named && app
         });
         match (fit.next(), fit.next()) {

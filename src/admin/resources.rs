@@ -351,11 +351,13 @@ impl<'a> Plan<'a> {
         if taken {
             return Err(AdminError::new(ReasonCode::AdminIdentityTaken, format!("{at}: ingress_id belongs to another profile")));
         }
+        let learned_app_id = old.filter(|_| spec.app_id.is_none()).and_then(|k| k.learned_app_id.clone());
         let profile = AppProfile {
             id: spec.id,
             provider: spec.provider,
             owner: spec.owner,
             app_id: spec.app_id.filter(|a| !a.is_empty()),
+            learned_app_id,
             ingress_id,
             oauth_client_id: spec.oauth.as_ref().map(|o| o.client_id.clone()),
             verifier: provider.verifier(),

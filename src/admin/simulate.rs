@@ -59,6 +59,14 @@ impl Admin {
         let installation = found.ok_or_else(not_found)?;
         let profile = directory.profiles.get(&installation.item.profile).ok_or_else(not_found)?;
         let provider = providers::of(ask.provider);
+        // A made-up id would be kept as the app's own.
+        if provider.names_app() && profile.item.app().is_none() {
+            let detail = format!(
+                "profiles `{}` has no app_id yet, so no event of the app can be made up; declare app_id, or wait for the provider's first event",
+                profile.item.id
+            );
+            return Err(AdminError::new(ReasonCode::AdminResourceInvalid, detail));
+        }
 
         let foreign = foreign(&installation.item.account);
         let account = if ask.fault == Some(Fault::ForeignAccount) { &foreign } else { &installation.item.account };
@@ -69,7 +77,7 @@ impl Admin {
         let sample = Sample {
             kind: &ask.kind,
             account,
-            app_id: profile.item.app_id.as_deref(),
+            app_id: profile.item.app(),
             conversation: ask.conversation.as_deref().unwrap_or(match account {
                 ExternalAccount::Slack { .. } => "C0SIMULATED",
                 ExternalAccount::Telegram { chats, .. } => chats.first().map_or("424242", String::as_str),

@@ -104,8 +104,18 @@ pub struct Proved {
 pub enum Said {
     /// Answer with this text.
     Handshake(String),
-    /// Bound or refused, event by event.
-    Events(Vec<Binding>),
+    /// Events, not bound to installations yet.
+    Events(Unbound),
+}
+
+/// The events of a proved body. Made by [`Proved::read`] only, and bound by [`Proved::bind`].
+pub struct Unbound(Vec<InboundEvent>);
+
+impl Unbound {
+    /// The app that the events were sent to, where one of them names it.
+    pub fn names_app(&self) -> Option<&str> {
+        self.0.iter().find_map(|event| event.account.app_id())
+    }
 }
 
 /// One event: bound to an installation, or refused by itself.
@@ -151,18 +161,23 @@ impl Proved {
         self.proof.slot()
     }
 
-    /// Reads the body, once and strictly, and binds each event to an installation of this profile.
+    /// Reads the body, once and strictly.
     ///
     /// # Errors
     /// An `ingress.*` or `authn.identity_*` code, for the whole body.
-    pub fn read(&self, head: &RequestHead, body: &Bytes, directory: &Directory) -> Result<Said, ReasonCode> {
-        let events = match self.identified.provider.parse(&self.proof, head, body)? {
-            Parsed::Handshake(challenge) => return Ok(Said::Handshake(challenge)),
-            Parsed::Events(events) => events,
-        };
-        let mut all = Vec::with_capacity(events.len());
-        for event in events {
-            match bind(&self.identified.profile.item, &event.account, directory) {
+    pub fn read(&self, head: &RequestHead, body: &Bytes) -> Result<Said, ReasonCode> {
+        Ok(match self.identified.provider.parse(&self.proof, head, body)? {
+            Parsed::Handshake(challenge) => Said::Handshake(challenge),
+            Parsed::Events(events) => Said::Events(Unbound(events)),
+        })
+    }
+
+    /// Binds each event to an installation of this profile, or refuses it. An event that names another app than `app` is refused;
+    /// one that names none is bound by address, proof and account.
+    pub fn bind(&self, events: Unbound, app: Option<&str>, directory: &Directory) -> Vec<Binding> {
+        let mut all = Vec::with_capacity(events.0.len());
+        for event in events.0 {
+            match bind(&self.identified.profile.item, app, &event.account, directory) {
                 Ok(installations) => {
                     // An event about a whole account is an event of each of its installations.
                     all.extend(installations.into_iter().map(|installation| {
@@ -176,13 +191,18 @@ impl Proved {
                 Err(code) => all.push(Binding::Refused(code)),
             }
         }
-        Ok(Said::Events(all))
+        all
     }
 }
 
 /// The installations of this profile that have the account an event names. The path said which app; the body may only
 /// confirm it.
-fn bind(profile: &AppProfile, claim: &AccountClaim, directory: &Directory) -> Result<Vec<Arc<Kept<Installation>>>, ReasonCode> {
+fn bind(
+    profile: &AppProfile,
+    app: Option<&str>,
+    claim: &AccountClaim,
+    directory: &Directory,
+) -> Result<Vec<Arc<Kept<Installation>>>, ReasonCode> {
     // The database forbids an account of two; should it happen all the same, the first of several would be a guess, and so
     // would the one that is left of an account that two owners hold.
     let one = |found: &[Arc<Kept<Installation>>], account: &str| match found {
@@ -192,11 +212,12 @@ fn bind(profile: &AppProfile, claim: &AccountClaim, directory: &Directory) -> Re
         [] => Err(stranger(profile, account, directory)),
         _ => Err(ReasonCode::AuthnRouteAmbiguous),
     };
+    let is_anothers = claim.app_id().zip(app).is_some_and(|(named, own)| named != own);
+    if is_anothers && stands(Guard::AppOfProfile) {
+        return Err(ReasonCode::AuthnTenantMismatch);
+    }
     match claim {
-        AccountClaim::Slack { app_id, team_id, enterprise_id, org_wide } => {
-            if profile.app_id.is_some() && *app_id != profile.app_id && stands(Guard::AppOfProfile) {
-                return Err(ReasonCode::AuthnTenantMismatch);
-            }
+        AccountClaim::Slack { team_id, enterprise_id, org_wide, .. } => {
             let key = match (org_wide, team_id, enterprise_id) {
                 (false, Some(team), _) => format!("team:{team}"),
                 (_, _, Some(enterprise)) => format!("enterprise:{enterprise}"),

@@ -114,10 +114,11 @@ fn list(kind: &str, items: &[Value]) {
         return;
     }
     let columns = columns(kind);
-    // Of a breaker a table has room for its state.
-    let value = |item: &Value, column: &str| match column {
-        "breaker" => item.pointer("/breaker/state").map_or_else(String::new, cell),
-        _ => item.get(column).map_or_else(String::new, cell),
+    // Of a breaker a table has room for its state; an app id that was not declared is told apart.
+    let value = |item: &Value, column: &str| match (column, item.get("learned_app_id")) {
+        ("breaker", _) => item.pointer("/breaker/state").map_or_else(String::new, cell),
+        ("app_id", Some(learned)) => format!("{} (learned)", cell(learned)),
+        (column, _) => item.get(column).map_or_else(String::new, cell),
     };
     let rows = items.iter().map(|item| columns.iter().map(|c| value(item, c)).collect());
     anstream::println!("{}", table(columns, rows));

@@ -132,8 +132,11 @@ pub struct AppProfile {
     pub provider: ProviderKind,
     /// Whose app it is.
     pub owner: Ownership,
-    /// The provider's id of the app; events that name another are refused.
+    /// The provider's id of the app, as it was declared.
     pub app_id: Option<String>,
+    /// The provider's id of the app, as the first proved event named it, where none is declared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learned_app_id: Option<String>,
     /// The last part of its webhook address: at least 16 characters, unguessable.
     pub ingress_id: String,
     /// The OAuth client, where the app has one; its secret is sealed.
@@ -141,6 +144,13 @@ pub struct AppProfile {
     pub oauth_client_id: Option<String>,
     /// Which verifier's rules it was saved under; one this build does not know refuses everything.
     pub verifier: u16,
+}
+
+impl AppProfile {
+    /// The provider's id of the app, declared or learned: events that name another are refused.
+    pub fn app(&self) -> Option<&str> {
+        self.app_id.as_deref().or(self.learned_app_id.as_deref())
+    }
 }
 
 /// The provider's account that an installation lives in. What the verified body names must equal it.

@@ -167,6 +167,16 @@ pub enum AccountClaim {
     },
 }
 
+impl AccountClaim {
+    /// The provider's id of the app that the event was sent to, where the event names it.
+    pub fn app_id(&self) -> Option<&str> {
+        match self {
+            Self::Slack { app_id, .. } => app_id.as_deref(),
+            Self::Telegram { .. } | Self::WhatsApp { .. } => None,
+        }
+    }
+}
+
 /// What sort of place a conversation is.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -120,7 +120,7 @@ impl Egress {
             let client = OauthClient { id: client_id, secret };
             providers::of(installation.provider).render_refresh(&client, token, api_base).ok_or(ReasonCode::CredentialsUnavailable)
         })?;
-        let app_id = profile.item.app_id.clone();
+        let app_id = profile.item.app().map(str::to_owned);
         Ok(Exchange { egress: self.clone(), installation: installation.clone(), app_id, credential, request })
     }
 

@@ -109,6 +109,10 @@ impl Provider for Slack {
         Ok(Inspected(Claim::Mac { prefix: prefix(timestamp), digest }))
     }
 
+    fn names_app(&self) -> bool {
+        true
+    }
+
     fn parse(&self, _: &SignatureValid, head: &RequestHead, body: &Bytes) -> Result<Parsed, ReasonCode> {
         match (body.is_empty(), head.media_type().as_str()) {
             (true, _) if stands(Guard::BodyThere) => Err(ReasonCode::IngressPayloadMalformed),

@@ -30,7 +30,7 @@ use crate::domain::installation::ProviderKind;
 use crate::domain::record::{AuditRecord, Decision, RefusalRecord};
 use crate::domain::repeats::Repeats;
 
-pub(super) use declared::apply;
+pub(super) use declared::{apply, learn_app};
 pub(super) use deliveries::{halted, lease, open_deliveries, release, replay, settle};
 pub(super) use flags::{change_flag, change_global, events_since, flags, keep_run, kept_run, kept_runs, last_run};
 pub use lifecycle::Refreshed;

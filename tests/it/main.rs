@@ -22,6 +22,7 @@ mod import;
 mod journey;
 mod keys;
 mod layering;
+mod learned_app;
 mod lifecycle;
 mod limits;
 mod matrix_run;

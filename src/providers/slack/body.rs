@@ -21,9 +21,14 @@ const FIELDS_MAX: usize = 100;
 /// Files of a message that agents get addresses for: an address is longer than the file's entry. Slack takes 10 with a message.
 const FILES_MAX: usize = 50;
 
+/// Interactions that come without the app's id: shortcuts, and what Slack had before blocks and modals. They are bound by
+/// address, proof and account. <https://docs.slack.dev/reference/interaction-payloads/>
+const WITHOUT_APP_ID: [&str; 6] =
+    ["shortcut", "message_action", "interactive_message", "dialog_submission", "dialog_suggestion", "dialog_cancellation"];
+
 /// The installation that a body names, found before anything else in it is read.
 struct Account {
-    app_id: String,
+    app_id: Option<String>,
     team_id: Option<String>,
     enterprise_id: Option<String>,
     org_wide: bool,
@@ -31,7 +36,7 @@ struct Account {
 
 impl Account {
     /// An org-wide install is its enterprise's, any other its team's.
-    fn new(app_id: String, team_id: Option<String>, enterprise_id: Option<String>, org_wide: bool) -> Result<Self, ReasonCode> {
+    fn new(app_id: Option<String>, team_id: Option<String>, enterprise_id: Option<String>, org_wide: bool) -> Result<Self, ReasonCode> {
         let team_id = if org_wide { None } else { team_id };
         let named = if org_wide { enterprise_id.is_some() } else { team_id.is_some() };
         if named { Ok(Self { app_id, team_id, enterprise_id, org_wide }) } else { Err(ReasonCode::AuthnIdentityMissing) }
@@ -40,7 +45,7 @@ impl Account {
     /// Slack's event ids are scoped by app and account: one id may reach two apps that a message names.
     fn key(&self, rest: &str) -> String {
         let scope = self.team_id.as_deref().or(self.enterprise_id.as_deref()).unwrap_or_default();
-        format!("{}:{scope}:{rest}", self.app_id)
+        format!("{}:{scope}:{rest}", self.app_id.as_deref().unwrap_or_default())
     }
 
     /// The workspace, where it is another than the claim's.
@@ -50,7 +55,7 @@ impl Account {
 
     fn claim(self) -> AccountClaim {
         let Self { app_id, team_id, enterprise_id, org_wide } = self;
-        AccountClaim::Slack { app_id: Some(app_id), team_id, enterprise_id, org_wide }
+        AccountClaim::Slack { app_id, team_id, enterprise_id, org_wide }
     }
 }
 
@@ -80,7 +85,7 @@ pub(super) fn read_json(body: &Bytes) -> Result<Parsed, ReasonCode> {
 /// installation is who may see the event (`authorizations`), then through whom it came (`context_*`), then the outer ids,
 /// which lifecycle events have alone. What stands in the first of these places decides: a broken one is not looked past.
 fn account_of_callback(doc: &Json<'_>) -> Result<Account, ReasonCode> {
-    let app_id = text_id(doc.at("api_app_id"))?.ok_or(ReasonCode::AuthnIdentityMissing)?;
+    let app_id = Some(text_id(doc.at("api_app_id"))?.ok_or(ReasonCode::AuthnIdentityMissing)?);
     match doc.at("authorizations") {
         Json::Array(seen_by) => {
             if let Some(first) = seen_by.first() {
@@ -142,7 +147,7 @@ fn callback(doc: &Json<'_>, account: Account, body: &Bytes) -> Result<InboundEve
     let own_user =
         doc.at("authorizations").items().first().filter(|a| a.at("is_bot").bool() == Some(true)).and_then(|a| a.at("user_id").str());
     let facts = Facts {
-        by_self: by_self(said, event, &account.app_id, own_user),
+        by_self: by_self(said, event, account.app_id.as_deref(), own_user),
         about_self: own_user.is_some() && event.at("user").str() == own_user,
         has_files: !attachments.is_empty(),
     };
@@ -218,9 +223,9 @@ fn message_kind(event: &Json<'_>, has_files: bool) -> EventKind {
 }
 
 /// Whether this app wrote it: by its app id on a message, or by its bot user on anything.
-fn by_self(said: &Json<'_>, event: &Json<'_>, app_id: &str, own_user: Option<&str>) -> bool {
+fn by_self(said: &Json<'_>, event: &Json<'_>, app_id: Option<&str>, own_user: Option<&str>) -> bool {
     let is_message = matches!(event.at("type").str(), Some("message" | "app_mention"));
-    let by_app = [said.at("app_id"), said.at("bot_profile").at("app_id")].iter().any(|id| id.str() == Some(app_id));
+    let by_app = [said.at("app_id"), said.at("bot_profile").at("app_id")].iter().any(|id| id.str().is_some() && id.str() == app_id);
     (is_message && by_app) || (own_user.is_some() && said.at("user").str() == own_user)
 }
 
@@ -302,7 +307,7 @@ fn slash_command<'f>(command: &str, field: impl Fn(&str) -> Option<&'f str>, bod
         Some("true") => true,
         Some(_) => return Err(ReasonCode::AuthnIdentityMissing),
     };
-    let app_id = id_of("api_app_id")?.ok_or(ReasonCode::AuthnIdentityMissing)?;
+    let app_id = Some(id_of("api_app_id")?.ok_or(ReasonCode::AuthnIdentityMissing)?);
     let team = id_of("team_id")?;
     let account = Account::new(app_id, team.clone(), id_of("enterprise_id")?, org_wide)?;
     let (key, id) = trigger(id_of("trigger_id")?, body);
@@ -331,7 +336,10 @@ fn interaction(payload: &str, body: &Bytes) -> Result<InboundEvent, ReasonCode> 
     let doc = json::parse(payload.as_bytes())?;
     let word = doc.at("type").str().ok_or(ReasonCode::IngressPayloadMalformed)?;
     let (team, user, view, container) = (doc.at("team"), doc.at("user"), doc.at("view"), doc.at("container"));
-    let app_id = text_id(doc.at("api_app_id"))?.ok_or(ReasonCode::AuthnIdentityMissing)?;
+    let app_id = text_id(doc.at("api_app_id"))?;
+    if app_id.is_none() && !WITHOUT_APP_ID.contains(&word) {
+        return Err(ReasonCode::AuthnIdentityMissing);
+    }
     let org_wide = flag(doc.at("is_enterprise_install"))?;
     // <https://docs.slack.dev/reference/interaction-payloads/>: `team` is null for org-wide installs, and the partner's for
     // a modal that was opened from a Slack Connect channel; the view then names the installation.

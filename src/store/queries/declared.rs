@@ -8,8 +8,8 @@ use super::super::{Change, Resource, SecretPut, StoreError};
 use super::{audit, lifecycle};
 use crate::domain::clock::Timestamp;
 use crate::domain::guard::{Guard, stands};
-use crate::domain::ids::OrgId;
-use crate::domain::installation::{Installation, InstallationStatus};
+use crate::domain::ids::{OrgId, ProfileId};
+use crate::domain::installation::{AppProfile, Installation, InstallationStatus};
 use crate::domain::record::AuditRecord;
 
 /// Applies declared changes; the deliveries that end with installations that are revoked by them.
@@ -24,6 +24,7 @@ pub(in crate::store) async fn apply(
         match change {
             Change::Put(resource, secrets) => match resource.as_ref() {
                 Resource::Installation(installation) => closed.extend(put_installation(conn, installation, secrets, now).await?),
+                Resource::Profile(profile) => put_profile(conn, profile, secrets, now).await?,
                 resource => put(conn, resource, secrets, now).await?,
             },
             Change::KeepKey(secret) => keep_key(conn, secret).await?,
@@ -52,6 +53,44 @@ pub(super) async fn stored_installation(conn: &mut Conn, id: &str) -> Result<Opt
         .await
         .map_err(failed)?;
     body.map(|body| serde_json::from_str(&body).map_err(|e| StoreError::Corrupt(format!("installations/{id}: {e}")))).transpose()
+}
+
+/// A profile as it lies in the store.
+async fn stored_profile(conn: &mut Conn, id: &ProfileId) -> Result<Option<AppProfile>, StoreError> {
+    let body: Option<String> = sqlx::query_scalar("SELECT body FROM resources WHERE kind = 'profiles' AND id = $1")
+        .bind(id.as_str())
+        .fetch_optional(&mut **conn)
+        .await
+        .map_err(failed)?;
+    body.map(|body| serde_json::from_str(&body).map_err(|e| StoreError::Corrupt(format!("profiles/{id}: {e}")))).transpose()
+}
+
+/// An operator's change was planned against what the directory showed; an event may have named the app since.
+async fn put_profile(conn: &mut Conn, planned: &AppProfile, secrets: &[SecretPut], now: Timestamp) -> Result<(), StoreError> {
+    let mut profile = planned.clone();
+    if profile.app().is_none() {
+        profile.learned_app_id = stored_profile(conn, &profile.id).await?.and_then(|stored| stored.learned_app_id);
+    }
+    put(conn, &Resource::Profile(profile), secrets, now).await
+}
+
+/// Keeps the app id that a proved event named, with its audit line, where the profile has none yet. The app id that holds from
+/// here on, and whether it is the one that was kept now; nothing where the profile is gone.
+pub(in crate::store) async fn learn_app(
+    conn: &mut Conn,
+    id: &ProfileId,
+    named: &str,
+    line: AuditRecord,
+    now: Timestamp,
+) -> Result<Option<(String, bool)>, StoreError> {
+    let Some(mut profile) = stored_profile(conn, id).await? else { return Ok(None) };
+    if let Some(app) = profile.app() {
+        return Ok(Some((app.to_owned(), false)));
+    }
+    profile.learned_app_id = Some(named.to_owned());
+    put(conn, &Resource::Profile(profile), &[], now).await?;
+    audit(conn, &[line]).await?;
+    Ok(Some((named.to_owned(), true)))
 }
 
 /// An operator's change was planned against what the directory showed; a provider may have ended or halted the installation
