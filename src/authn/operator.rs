@@ -18,7 +18,8 @@ pub struct Operators(Vec<([u8; 32], OperatorPrincipal)>);
 
 impl Operators {
     /// Loads the tokens: `env` (`BYOA_OPERATOR_TOKEN`, role `security`) where it is set, else the file, which is made on
-    /// the first start with mode 0600.
+    /// the first start with mode 0600, with one token of role `security`. Nobody has shown a second factor for that one, so it
+    /// has none.
     ///
     /// # Errors
     /// `key.missing`, `key.weak`, `key.permissions`.
@@ -45,10 +46,17 @@ impl Operators {
     /// # Errors
     /// `key.missing`
     pub fn first_token(file: &Path) -> Result<Secret, Failure> {
-        let text = Self::read(file)?;
-        let word = text.expose().lines().map(str::trim).find(|l| !l.is_empty() && !l.starts_with('#')).and_then(|l| l.split(' ').next());
-        word.map(|w| Secret::new(w.to_owned()))
-            .ok_or_else(|| Failure::new(ReasonCode::KeyMissing, format!("{}: no token in it", file.display())))
+        Self::first_token_of(&file.display().to_string(), Self::read(file)?.expose())
+    }
+
+    /// The first token of a text with the lines of such a file, for the command line; `origin` is where the text is from.
+    ///
+    /// # Errors
+    /// `key.missing`
+    pub fn first_token_of(origin: &str, text: &str) -> Result<Secret, Failure> {
+        let line = text.lines().map(str::trim).find(|l| !l.is_empty() && !l.starts_with('#'));
+        let word = line.and_then(|l| l.split_whitespace().next());
+        word.map(|w| Secret::new(w.to_owned())).ok_or_else(|| Failure::new(ReasonCode::KeyMissing, format!("{origin}: no token in it")))
     }
 
     fn parse(origin: &str, text: &str) -> Result<Self, Failure> {
@@ -67,12 +75,15 @@ impl Operators {
                 }
             };
             let name = words.next().map_or_else(|| format!("{}-{}", role.as_str(), n + 1), str::to_owned);
-            // A token is handed out behind a second factor; one that is not says so.
+            // A token by itself is one factor. Whoever hands it out behind another one says so in its line.
             let mfa = match words.next() {
-                None => true,
-                Some("single-factor") => false,
-                Some(_) => return Err(weak(n + 1, "the fourth word can only be single-factor")),
+                None | Some("single-factor") => false,
+                Some("mfa") => true,
+                Some(_) => return Err(weak(n + 1, "the fourth word can only be mfa or single-factor")),
             };
+            if words.next().is_some() {
+                return Err(weak(n + 1, "a line is TOKEN [ROLE [NAME [mfa]]]; nothing follows"));
+            }
             all.push((sha256(token.as_bytes()), OperatorPrincipal::new(name, role, mfa)));
         }
         if all.is_empty() { Err(Failure::new(ReasonCode::KeyMissing, format!("{origin}: no token in it"))) } else { Ok(Self(all)) }
@@ -96,19 +107,43 @@ mod tests {
 
     #[test]
     fn roles_come_from_the_file() {
-        let all = Operators::parse(
-            "f",
-            "# who\nopr_0123456789abcdef viewer ann\nopr_fedcba9876543210\nopr_00112233445566778 security bob single-factor\n",
-        );
-        let all = all.unwrap();
-        assert!(!all.authenticate(Some("opr_00112233445566778")).unwrap().mfa());
-        assert!(Operators::parse("f", "opr_0123456789abcdef viewer ann mfa\n").unwrap_err().detail.contains("f:1"));
+        let all = Operators::parse("f", "# who\nopr_0123456789abcdef viewer ann\nopr_fedcba9876543210\n").unwrap();
         let ann = all.authenticate(Some("opr_0123456789abcdef")).unwrap();
-        assert_eq!((ann.name(), ann.role(), ann.mfa()), ("ann", Role::Viewer, true));
+        assert_eq!((ann.name(), ann.role()), ("ann", Role::Viewer));
         assert_eq!(all.authenticate(Some("opr_fedcba9876543210")).unwrap().role(), Role::Security);
         for bad in [None, Some(""), Some("opr_0123456789abcdeg")] {
             assert_eq!(all.authenticate(bad).unwrap_err(), ReasonCode::AdminUnauthenticated);
         }
+    }
+
+    #[test]
+    fn a_second_factor_is_there_where_the_line_says_so() {
+        const TOKEN: &str = "opr_0123456789abcdef";
+        for (line, mfa) in [
+            ("", false),
+            (" security", false),
+            (" security bob", false),
+            (" security mfa", false),
+            (" security bob single-factor", false),
+            (" security bob mfa", true),
+            (" viewer ann mfa", true),
+        ] {
+            let all = Operators::parse("f", &format!("{TOKEN}{line}\n")).unwrap();
+            assert_eq!(all.authenticate(Some(TOKEN)).unwrap().mfa(), mfa, "{line}");
+        }
+        for bad in [" security bob MFA", " security bob yes", " security bob mfa mfa"] {
+            assert!(Operators::parse("f", &format!("{TOKEN}{bad}\n")).unwrap_err().detail.starts_with("f:1: "), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_generated_token_has_no_second_factor() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("operator.token");
+        let all = Operators::load(&file, None).unwrap();
+        let token = Operators::first_token(&file).unwrap();
+        let who = all.authenticate(Some(token.expose())).unwrap();
+        assert_eq!((who.role(), who.mfa()), (Role::Security, false));
     }
 
     #[test]

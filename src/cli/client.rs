@@ -21,7 +21,7 @@ impl Target {
         if self.token_file.is_none()
             && let Ok(token) = std::env::var("BYOA_OPERATOR_TOKEN")
         {
-            return Ok(Secret::new(token));
+            return Operators::first_token_of("BYOA_OPERATOR_TOKEN", &token).map_err(|f| CliError::Unable(f.detail));
         }
         let file = self.token_file.as_ref().unwrap_or(&self.config.operators.token_file);
         Operators::first_token(file).map_err(|f| CliError::Unable(format!("{}; name another with --token-file", f.detail)))

@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 use serde_yaml::{Mapping, Value};
 use tempfile::TempDir;
 
-use super::row::{Given, LawWord};
+use super::row::{Given, LawWord, Who};
 use super::wire::{Request, Response, once};
 use crate::app::{EnvSecrets, Gateway, Outfit};
 use crate::config::{Config, PolicyTextLimits};
@@ -97,8 +97,7 @@ pub(super) struct Bench {
     gateway: Gateway,
     pub clock: Clock,
     pub public: SocketAddr,
-    token: String,
-    viewer: String,
+    tokens: Vec<(Who, String)>,
     policies: PathBuf,
     left: Left,
 }
@@ -145,15 +144,16 @@ impl Bench {
         config = laid(&config, &given.config)?;
         tweak(&mut config);
         let clock = Clock::manual(setting.now);
-        let (token, viewer) = (token()?, token()?);
-        let secrets = EnvSecrets { master_keys: None, operator_token: Some(format!("{token}\n{viewer} viewer vera\n")) };
+        let tokens = Who::ALL.into_iter().map(|who| Ok((who, token()?))).collect::<Result<Vec<_>, String>>()?;
+        let lines: String = tokens.iter().map(|(who, token)| format!("{token} {}\n", who.line())).collect();
+        let secrets = EnvSecrets { master_keys: None, operator_token: Some(lines) };
         // A name that rows can say, where the real one is a digest.
         let outfit = Outfit { build: Some(|| Some("matrix".into())), law: Some(Arc::clone(&setting.law)), ..Outfit::default() };
         let gateway = Box::pin(Gateway::start_with(config, secrets, clock.clone(), outfit)).await;
         let gateway = gateway.map_err(|f| format!("the gateway does not start: {}: {}", f.code, f.detail))?;
         let store = Scratch::open(&db, gateway.store().content_keys().clone()).await.map_err(|e| e.to_string())?;
         let public = gateway.public;
-        Ok(Self { gateway, clock, public, token, viewer, policies, left: Left { store, _folder: folder } })
+        Ok(Self { gateway, clock, public, tokens, policies, left: Left { store, _folder: folder } })
     }
 
     /// What it keeps.
@@ -161,9 +161,10 @@ impl Bench {
         &mut self.left.store
     }
 
-    /// What somebody of the security team proves themselves with, or somebody who may only look.
-    pub(super) fn bearer(&self, viewer: bool) -> String {
-        format!("Bearer {}", if viewer { &self.viewer } else { &self.token })
+    /// The `Authorization` of an operator.
+    pub(super) fn bearer(&self, who: Who) -> String {
+        let token = self.tokens.iter().find(|(known, _)| *known == who).map(|(_, token)| token.as_str());
+        format!("Bearer {}", token.unwrap_or_default())
     }
 
     /// One call of the operator API.
@@ -194,7 +195,7 @@ impl Bench {
 
     /// `byoa apply`, over its API.
     pub(super) async fn apply(&self, document: &Json) -> Result<Response, String> {
-        self.operate(&self.bearer(false), "POST", "/v1/apply", document).await
+        self.operate(&self.bearer(Who::Security), "POST", "/v1/apply", document).await
     }
 
     /// The same where nothing may be wrong with it.
@@ -251,7 +252,7 @@ impl Bench {
     }
 
     async fn policy_version(&self) -> Result<Json, String> {
-        let answer = self.operate(&self.bearer(false), "GET", "/v1/policies", &Json::Null).await?;
+        let answer = self.operate(&self.bearer(Who::Security), "GET", "/v1/policies", &Json::Null).await?;
         answer.json().pointer("/active/version").cloned().ok_or_else(|| format!("no policies are in force: {}", answer.text()))
     }
 

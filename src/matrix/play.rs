@@ -87,7 +87,7 @@ impl Stage<'_> {
 
     pub(super) async fn operate(&self, bench: &Bench, operate: &Operate, if_match: Option<&str>) -> Result<Response, String> {
         let (path, document) = (self.fill(&operate.path), self.filled(&operate.document)?);
-        let authorization = operate.authorization.clone().unwrap_or_else(|| bench.bearer(operate.viewer));
+        let authorization = operate.authorization.clone().unwrap_or_else(|| bench.bearer(operate.who()));
         bench.operate_if(&authorization, &operate.method, &path, &document, if_match).await
     }
 

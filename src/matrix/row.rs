@@ -161,6 +161,45 @@ pub struct When {
     pub environment: Vec<(String, String)>,
 }
 
+/// An operator by the line of the token file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Who {
+    /// Of the security team, with a second factor.
+    Security,
+    /// Of the security team; the line says nothing of a second factor.
+    OneFactor,
+    /// Of the role `operator`, with a second factor.
+    Operator,
+    /// Of the role `release-manager`, with a second factor.
+    ReleaseManager,
+    /// Who may look and do nothing.
+    Viewer,
+}
+
+impl Who {
+    /// Each of them.
+    pub const ALL: [Self; 5] = [Self::Security, Self::OneFactor, Self::Operator, Self::ReleaseManager, Self::Viewer];
+
+    /// The rest of the line, behind the token.
+    pub const fn line(self) -> &'static str {
+        match self {
+            Self::Security => "security security-1 mfa",
+            Self::OneFactor => "security sam",
+            Self::Operator => "operator olga mfa",
+            Self::ReleaseManager => "release-manager rita mfa",
+            Self::Viewer => "viewer vera",
+        }
+    }
+}
+
+impl Operate {
+    /// Who calls, where no other authorization is said.
+    pub fn who(&self) -> Who {
+        self.by.unwrap_or(if self.viewer { Who::Viewer } else { Who::Security })
+    }
+}
+
 /// A call of the operator API.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -174,6 +213,8 @@ pub struct Operate {
     /// By somebody who may look and do nothing.
     #[serde(default)]
     pub viewer: bool,
+    /// By somebody else who is known.
+    pub by: Option<Who>,
     /// By whoever says this as `Authorization`; nothing where it is empty.
     #[serde(default)]
     pub authorization: Option<String>,

@@ -12,7 +12,7 @@ use super::judge::{at, delta, redacted};
 use super::loopback::{Answer, Asked};
 use super::outside::{self, Outside};
 use super::play::Played;
-use super::row::When;
+use super::row::{When, Who};
 use super::stage::{NONCE, Stage};
 use super::step::{Says, SdkCall, Send, Step};
 use super::wire::{Connection, Request, Response, once};
@@ -282,17 +282,20 @@ impl Story<'_> {
             return Ok(("who had half sent hangs up".into(), Vec::new()));
         }
         if let Some(operate) = &step.operate {
-            let who = match (&operate.authorization, operate.viewer) {
+            let who = match (&operate.authorization, operate.who()) {
                 (Some(_), _) => "somebody",
-                (None, true) => "viewer",
-                (None, false) => "operator",
+                (None, Who::Viewer) => "viewer",
+                (None, Who::Security) => "operator",
+                (None, Who::OneFactor) => "operator with one factor",
+                (None, Who::Operator) => "operator of the role operator",
+                (None, Who::ReleaseManager) => "release manager",
             };
             let what = format!("{who}: {} {}", operate.method, operate.path);
             let version = operate.if_match.map(|step| self.version(step)).transpose()?;
             return Ok((what, vec![self.stage.operate(&self.bench, operate, version).await?]));
         }
         if let Some(path) = &step.get {
-            let answer = self.bench.operate(&self.bench.bearer(false), "GET", &self.stage.fill(path), &Json::Null).await?;
+            let answer = self.bench.operate(&self.bench.bearer(Who::Security), "GET", &self.stage.fill(path), &Json::Null).await?;
             return Ok((format!("operator: GET {path}"), vec![answer]));
         }
         if let Some(says) = &step.provider {

@@ -10,10 +10,12 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use crate::config::{ApiBase, Config, LogFormat, LogSection};
+use crate::crypto::random;
 use crate::domain::installation::ProviderKind;
 use crate::domain::rollout::RolloutStage;
 use crate::policy::SCHEMA;
 use crate::policy::shipped::SHIPPED;
+use crate::vault::keys::write_private;
 
 /// Refusals are the demo's own doing and stand in the picture; it speaks no TLS, so nobody misses CA certificates.
 const LOG_LEVEL: &str = "warn,byoa_gateway::ingress=error,byoa_gateway::transport=error";
@@ -35,6 +37,9 @@ impl House {
             std::fs::write(house.policies().join(name), text)?;
         }
         std::fs::write(house.schema(), SCHEMA)?;
+        // Whoever watches may try everything, so the line of this throw-away token says that a second factor stands behind it.
+        let token = random::<32>().map_err(io::Error::other)?;
+        write_private(&house.token_file(), &format!("opr_{} security demo mfa\n", hex::encode(token)))?;
         Ok(house)
     }
 
@@ -43,7 +48,7 @@ impl House {
         self.0.path()
     }
 
-    /// The operator's token; made by the gateway when it starts.
+    /// The operator's token.
     pub(super) fn token_file(&self) -> PathBuf {
         self.path().join("operator.token")
     }

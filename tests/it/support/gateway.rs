@@ -22,6 +22,9 @@ use super::raw::{Request, Response, once};
 
 pub const OPERATOR_TOKEN: &str = "opr_5c1f0b9e7a3d4826";
 
+/// Its line in the token file: somebody of the security team, with a second factor.
+pub const OPERATOR_LINE: &str = "opr_5c1f0b9e7a3d4826 security security-1 mfa";
+
 /// Somebody of the security team without a second factor, and somebody of the role `operator`.
 pub const SINGLE_FACTOR_TOKEN: &str = "opr_single_7f3a9c2e4b";
 pub const PLAIN_OPERATOR_TOKEN: &str = "opr_plain_2d8e6f1a9c";
@@ -113,7 +116,7 @@ impl TestGateway {
         tweak(&mut config);
         let clock = Clock::manual(Timestamp::from_secs(now_secs));
         let tokens = format!(
-            "{OPERATOR_TOKEN}\n{SINGLE_FACTOR_TOKEN} security sam single-factor\n{PLAIN_OPERATOR_TOKEN} operator olga\n{VIEWER_TOKEN} viewer vera\n"
+            "{OPERATOR_LINE}\n{SINGLE_FACTOR_TOKEN} security sam single-factor\n{PLAIN_OPERATOR_TOKEN} operator olga\n{VIEWER_TOKEN} viewer vera\n"
         );
         // To find out, the real one reads this whole binary.
         let outfit = Outfit { build: outfit.build.or(Some(|| Some(BUILD.into()))), ..outfit };

@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::gateway::OPERATOR_TOKEN;
+use super::gateway::{OPERATOR_LINE, OPERATOR_TOKEN};
 use super::here;
 use super::raw::{Request, once};
 
@@ -66,7 +66,7 @@ impl Home {
     pub fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_byoa"));
         command.arg("serve").arg("--config").arg(self.path("byoa.yaml")).current_dir(self.dir.path());
-        command.env_clear().env("BYOA_OPERATOR_TOKEN", OPERATOR_TOKEN);
+        command.env_clear().env("BYOA_OPERATOR_TOKEN", OPERATOR_LINE);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
