@@ -1,5 +1,6 @@
 //! What operators do: one function a use case, whichever door it came through. Authorize, do, audit. Floor 7.
 
+mod changes;
 pub mod document;
 mod future;
 pub mod import;
@@ -27,7 +28,7 @@ use crate::domain::installation::Installation;
 use crate::domain::matrix::Player;
 use crate::domain::reason::{Failure, ReasonCode, Stop};
 use crate::domain::record::{AuditRecord, Decision};
-use crate::policy::action::{Action, OperatorFacts, ReadAudit, ReplayDelivery, ViewResources};
+use crate::policy::action::{Action, OperatorFacts, ReadAudit, ReplayDelivery, Role, ViewResources};
 use crate::policy::{Denied, Engine};
 use crate::quota::OrgQuotas;
 use crate::store::directory::Directory;
@@ -147,7 +148,12 @@ impl Admin {
                 line.outcome = "refused";
                 line.code = Some(refusal.code);
                 self.store.audit_refused(line, asking.request.to_string()).await?;
-                let detail = format!("operator `{}` with role {} may not do this", asking.operator.name(), asking.operator.role().as_str());
+                let (name, role) = (asking.operator.name(), asking.operator.role().as_str());
+                let factors = match (asking.operator.role(), asking.operator.mfa()) {
+                    (Role::Viewer, _) | (_, true) => "",
+                    _ => " and one factor (its token's line does not say mfa)",
+                };
+                let detail = format!("operator `{name}` with role {role}{factors} may not do this ({} {target})", A::NAME);
                 Err(AdminError::new(refusal.code, detail))
             }
         }

@@ -55,6 +55,11 @@ impl Future {
         Self { base, ..Self::default() }
     }
 
+    /// The state as it is.
+    pub(super) fn base(&self) -> &Directory {
+        &self.base
+    }
+
     pub(super) fn orgs(&self) -> Layered<'_, OrgId, Org> {
         Layered { is: &self.base.orgs, will: &self.orgs }
     }

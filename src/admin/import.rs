@@ -9,6 +9,7 @@ use std::sync::{Arc, PoisonError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, json};
 
+use super::changes::Part;
 use super::document::{Document, is_mutable};
 use super::future::Future;
 use super::resources::Plan;
@@ -186,7 +187,8 @@ impl From<AdminError> for Skip {
 }
 
 impl Admin {
-    /// Takes over one page of lines: what is new of it is kept with one audit line each, all in one transaction.
+    /// Takes over one page of lines: what is new of it is kept with one audit line each, all in one transaction. Each connection
+    /// asks `ConnectInstallation`; where one is refused, the page is.
     ///
     /// # Errors
     /// The policies' refusal; `admin.resource_invalid` for what is no page; `admin.version_conflict` for a page of a dry run
@@ -211,17 +213,15 @@ impl Admin {
                 Err(Skip(cause, detail)) => report.skip(Some(line.line), id, cause, detail),
             }
         }
-        let Work { plan, sessions, fresh, .. } = work;
+        let Work { mut plan, sessions, fresh, .. } = work;
+        let parts = std::mem::take(&mut plan.parts).into_iter().map(|part| Part { action: "import.apply", ..part });
+        let lines = self.permitted(asking, parts.collect(), &decision).await?;
         if page.dry_run {
             let cursor = asking.request.to_string();
             report.next = (!page.last).then(|| cursor.clone());
             let next = (!page.last).then_some(Rehearsal { cursor, future: plan.future, sessions });
             *self.rehearsal.lock().unwrap_or_else(PoisonError::into_inner) = next;
             return shown(&report);
-        }
-        let mut lines = Vec::new();
-        for applied in &plan.applied {
-            lines.push(asking.line(&self.clock, "import.apply", format!("{}/{}", applied.kind, applied.id), Some(&decision)));
         }
         self.commit(plan, lines).await?;
         if !fresh.is_empty() {
@@ -349,7 +349,7 @@ impl Work<'_> {
         record.insert("profile".into(), json!(profile));
         record.insert("mode".into(), json!(mode));
         let mut document = Document::read(json!({"installations": [record]}))?;
-        let before = (self.plan.changes.len(), self.plan.applied.len());
+        let before = (self.plan.changes.len(), self.plan.parts.len(), self.plan.applied.len());
         for spec in document.installations.drain(..) {
             self.plan.installation(spec)?;
         }
@@ -359,7 +359,8 @@ impl Work<'_> {
             // It was not there before, so it is as if it had not been planned.
             self.plan.future.drop_new(&id);
             self.plan.changes.truncate(before.0);
-            self.plan.applied.truncate(before.1);
+            self.plan.parts.truncate(before.1);
+            self.plan.applied.truncate(before.2);
             return skip(Cause::IdentityTaken, format!("account {account} is another installation's"));
         }
         self.plan.future.claim(&made);

@@ -2,31 +2,35 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 
 mod installation;
+mod sealing;
 
 use base64::Engine as _;
 use serde_json::{Value as Json, json};
 
-use super::document::{AgentSpec, BindingSpec, Document, OrgSpec, ProfileSpec, SecretSpec, is_mutable};
+use super::changes::{self, Part};
+use super::document::{AgentSpec, BindingSpec, Document, OrgSpec, ProfileSpec, is_mutable};
 use super::future::Future;
 use super::view::unchanged_since;
 use super::{Admin, AdminError, Asking};
 use crate::crypto::envelope::Key;
 use crate::domain::clock::Timestamp;
 use crate::domain::guard::{Guard, stands};
-use crate::domain::ids::{AgentId, CredentialId, OrgId};
+use crate::domain::ids::{AgentId, OrgId};
 use crate::domain::installation::{Agent, AgentStatus, AppProfile, Binding, DeliveryFormat, ExternalAccount, Mode, Org, Ownership};
 use crate::domain::reason::ReasonCode;
 use crate::domain::record::AuditRecord;
-use crate::domain::secret::{self, Secret, Unfit};
+use crate::domain::secret::Secret;
 use crate::policy::action::ApplyResources;
-use crate::providers::{self, Provider};
+use crate::policy::facts;
+use crate::providers;
 use crate::store::directory::{Directory, SealedSecret};
 use crate::store::{Change, Resource, SecretPut, StoreError};
 use crate::transport::agent_url;
 use crate::vault::{field, keys};
+
+pub(super) use sealing::fit_signing_secret;
 
 /// How long a previous signing secret verifies where nothing else is said.
 pub(super) const OVERLAP_MS: i64 = 24 * 3_600_000;
@@ -47,10 +51,10 @@ pub struct Applied {
 }
 
 impl Admin {
-    /// Applies a document; with `dry_run` only says what it would do.
+    /// Applies a document; with `dry_run` only says what it would do. Every change asks the policies its own question.
     ///
     /// # Errors
-    /// The first thing that is wrong, by resource and field; nothing was changed then.
+    /// The policies' refusal, or the first thing that is wrong, by resource and field; nothing was changed then.
     pub async fn apply(&self, asking: &Asking, document: Json, dry_run: bool) -> Result<Vec<Applied>, AdminError> {
         self.apply_where(asking, document, dry_run, |_| Ok(())).await
     }
@@ -58,7 +62,7 @@ impl Admin {
     /// Applies one resource, where it still is what `if_match` says.
     ///
     /// # Errors
-    /// `admin.version_conflict` where it is not, and those of [`Admin::apply`].
+    /// `admin.precondition_failed` where it is not, and those of [`Admin::apply`].
     pub async fn put(&self, asking: &Asking, kind: &str, resource: Json, if_match: Option<&str>) -> Result<Vec<Applied>, AdminError> {
         let id = resource.get("id").and_then(Json::as_str).unwrap_or_default().to_owned();
         let unchanged = |directory: &Directory| unchanged_since(if_match, directory, kind, &id);
@@ -80,17 +84,11 @@ impl Admin {
         let mut plan = self.plan(Future::of(directory));
         plan.document(document)?;
         let applied = plan.applied.clone();
+        // A dry run is refused what the run would be refused: what it says of a secret is for those who may put one.
+        let lines = self.permitted(asking, std::mem::take(&mut plan.parts), &decision).await?;
         if dry_run {
             return Ok(applied);
         }
-        let lines = applied
-            .iter()
-            .filter(|a| a.action != "unchanged")
-            .map(|a| {
-                let action = if a.action == "created" { "resource.create" } else { "resource.update" };
-                asking.line(&self.clock, action, format!("{}/{}", a.kind, a.id), Some(&decision))
-            })
-            .collect();
         self.commit(plan, lines).await?;
         Ok(applied)
     }
@@ -98,7 +96,7 @@ impl Admin {
     /// A plan that starts from this state.
     pub(super) fn plan(&self, future: Future) -> Plan<'_> {
         let (now, keys, said) = (self.clock.now(), RefCell::default(), BTreeMap::new());
-        Plan { admin: self, future, now, keys, said, changes: Vec::new(), applied: Vec::new() }
+        Plan { admin: self, future, now, keys, said, changes: Vec::new(), parts: Vec::new(), applied: Vec::new() }
     }
 
     /// Keeps what was planned with its audit lines, all or nothing. Whoever planned holds `changing` until this returns.
@@ -135,10 +133,11 @@ impl Admin {
         Ok(())
     }
 
-    /// Removes a resource that nothing refers to, where it still is what `if_match` says.
+    /// Removes a resource that nothing refers to, where it still is what `if_match` says. Its secrets end with it, which asks
+    /// `RevokeSecret`; with an org its key ends, which asks `ShredOrg`.
     ///
     /// # Errors
-    /// `admin.not_found`, `admin.version_conflict`, `admin.in_use`.
+    /// The policies' refusal, `admin.not_found`, `admin.precondition_failed`, `admin.in_use`.
     pub async fn delete(&self, asking: &Asking, kind: &str, id: &str, if_match: Option<&str>) -> Result<(), AdminError> {
         let decision =
             self.authorize(asking, ApplyResources { operator: asking.facts() }, "resource.delete", &format!("{kind}/{id}")).await?;
@@ -153,14 +152,14 @@ impl Admin {
         if !users.is_empty() {
             return Err(AdminError::new(ReasonCode::AdminInUse, format!("{kind}/{id} is used by {}", users.join(", "))));
         }
-        let line = asking.line(&self.clock, "resource.delete", format!("{kind}/{id}"), Some(&decision));
+        let lines = self.permitted(asking, vec![changes::deletion(&directory, kind, id)], &decision).await?;
         let mut changes = vec![Change::Delete { kind, id: id.to_owned() }];
         let org = OrgId::parse(id).ok().filter(|_| kind == "orgs");
         if let Some(org) = &org {
             let (owner, field) = (org.to_string(), field::ORG_KEY.to_owned());
             changes.push(Change::DropSecret { kind: keys::KIND, owner, field, slot: "current" });
         }
-        self.store.apply(changes, vec![line], self.clock.now()).await?;
+        self.store.apply(changes, lines, self.clock.now()).await?;
         org.iter().for_each(|org| self.vault.forget_org(org));
         Ok(())
     }
@@ -205,17 +204,9 @@ pub(super) struct Plan<'a> {
     /// Agents' signing secrets as this document says them: sealed, some of them lie under a key that is not kept yet.
     said: BTreeMap<AgentId, Secret>,
     pub(super) changes: Vec<Change>,
+    /// The questions of the changes, and their lines in the audit.
+    pub(super) parts: Vec<Part>,
     pub(super) applied: Vec<Applied>,
-}
-
-/// One resource's secrets on their way to be sealed.
-struct Sealing<'p, 'a> {
-    plan: &'p Plan<'a>,
-    kind: &'static str,
-    owner: String,
-    org: Option<OrgId>,
-    known: Vec<SealedSecret>,
-    puts: Vec<SecretPut>,
 }
 
 impl<'a> Plan<'a> {
@@ -371,17 +362,7 @@ impl<'a> Plan<'a> {
             fit_signing_secret(&at, provider, &secret.value)?;
         }
         sealing.required(&at, field::SIGNING_SECRET, spec.signing_secret, provider.secret_chars_min())?;
-        if let Some(previous) = spec.previous_signing_secret {
-            let until = previous.until.unwrap_or_else(|| self.now.plus_ms(OVERLAP_MS));
-            if until.ms() - self.now.ms() > OVERLAP_MS_MAX {
-                return Err(AdminError::new(
-                    ReasonCode::AdminResourceInvalid,
-                    format!("{at}: previous_signing_secret may last 7 days at most"),
-                ));
-            }
-            judge(&at, "previous_signing_secret", &previous.value, provider.secret_chars_min())?;
-            sealing.put("previous", field::SIGNING_SECRET, &previous.value, Some(until))?;
-        }
+        sealing.overlap(&at, spec.previous_signing_secret, provider.secret_chars_min())?;
         if spec.verify_token.is_some() && !provider.has_get_handshake() {
             let detail = format!("{at}: {} has no handshake, so no verify_token", profile.provider);
             return Err(AdminError::new(ReasonCode::AdminResourceInvalid, detail));
@@ -480,10 +461,6 @@ impl<'a> Plan<'a> {
         }
     }
 
-    fn sealing<'p>(&'p self, kind: &'static str, owner: &str, org: Option<OrgId>, known: Option<Vec<SealedSecret>>) -> Sealing<'p, 'a> {
-        Sealing { plan: self, kind, owner: owner.to_owned(), org, known: known.unwrap_or_default(), puts: Vec::new() }
-    }
-
     fn record(&mut self, resource: Resource, known: Option<(Resource, Vec<SealedSecret>)>, puts: Vec<SecretPut>) -> Result<(), AdminError> {
         let action = match &known {
             None => "created",
@@ -498,6 +475,8 @@ impl<'a> Plan<'a> {
         if action == "unchanged" {
             return Ok(());
         }
+        let org = resource.org().and_then(|org| self.future.orgs().get(org)).map(|org| facts::declared_org(&org.item));
+        self.parts.extend(changes::parts(self.future.base(), known.as_ref(), &resource, &puts, org, self.now));
         let mut secrets = known.map(|(_, s)| s).unwrap_or_default();
         for put in &puts {
             secrets.retain(|s| !(s.field == put.secret.field && s.slot == put.secret.slot));
@@ -507,66 +486,6 @@ impl<'a> Plan<'a> {
         self.changes.push(Change::Put(Box::new(resource), puts));
         Ok(())
     }
-}
-
-impl Sealing<'_, '_> {
-    fn required(&mut self, at: &str, name: &'static str, spec: Option<SecretSpec>, chars_min: usize) -> Result<(), AdminError> {
-        let there = spec.is_some() || self.known.iter().any(|s| s.field == name && s.slot == "current");
-        if !there && stands(Guard::SecretRequired) {
-            return Err(AdminError::new(ReasonCode::AdminSecretRequired, format!("{at}: {name} is required")));
-        }
-        self.optional(at, name, spec, chars_min)
-    }
-
-    fn optional(&mut self, at: &str, name: &'static str, spec: Option<SecretSpec>, chars_min: usize) -> Result<(), AdminError> {
-        let Some(spec) = spec else { return Ok(()) };
-        judge(at, name, &spec.value, chars_min)?;
-        self.put("current", name, &spec.value, None)
-    }
-
-    fn put(&mut self, slot: &'static str, name: &'static str, value: &Secret, until: Option<Timestamp>) -> Result<(), AdminError> {
-        let vault = &self.plan.admin.vault;
-        let fingerprint = vault.fingerprint(value.expose());
-        let same = |s: &SealedSecret| s.field == name && s.slot == slot && s.fingerprint == fingerprint && s.until == until;
-        if self.known.iter().any(same) {
-            return Ok(());
-        }
-        let sealed = match &self.org {
-            Some(org) if !vault.has_org(org) => {
-                let mut keys = self.plan.keys.borrow_mut();
-                let key = match keys.entry(org.clone()) {
-                    Entry::Occupied(known) => known.into_mut(),
-                    Entry::Vacant(none) => none.insert(keys::fresh()?),
-                };
-                vault.seal_under(key, self.kind, &self.owner, name, value)?
-            }
-            org => vault.seal(org.as_ref(), self.kind, &self.owner, name, value)?,
-        };
-        let id = CredentialId::fresh(self.plan.now).to_string();
-        let secret = SealedSecret { id, field: name.to_owned(), slot: slot.to_owned(), sealed, fingerprint, set: self.plan.now, until };
-        self.puts.push(SecretPut { kind: self.kind, owner: self.owner.clone(), secret });
-        Ok(())
-    }
-}
-
-/// Whether a text may be a profile's signing secret: long enough, of the provider's form, no placeholder.
-pub(super) fn fit_signing_secret(at: &str, provider: &dyn Provider, value: &Secret) -> Result<(), AdminError> {
-    let formed = provider.secret_form(value.expose().trim()) || !stands(Guard::SecretForm);
-    if secret::judge(value.expose(), 1).is_ok() && !formed {
-        let detail = format!("{at}: signing_secret has characters that {} does not use", provider.kind());
-        return Err(AdminError::new(ReasonCode::AdminSecretWeak, detail));
-    }
-    judge(at, field::SIGNING_SECRET, value, provider.secret_chars_min())
-}
-
-fn judge(at: &str, name: &str, value: &Secret, chars_min: usize) -> Result<(), AdminError> {
-    let (code, why) = match secret::judge(value.expose(), chars_min) {
-        Ok(()) => return Ok(()),
-        Err(Unfit::Absent) => (ReasonCode::AdminSecretRequired, "is empty".to_owned()),
-        Err(Unfit::TooShort) => (ReasonCode::AdminSecretWeak, format!("is shorter than {chars_min} characters")),
-        Err(Unfit::Placeholder) => (ReasonCode::AdminSecretPlaceholder, "is a placeholder".to_owned()),
-    };
-    Err(AdminError::new(code, format!("{at}: {name} {why}")))
 }
 
 fn immutable<T: PartialEq>(at: &str, name: &str, old: Option<&T>, new: &T) -> Result<(), AdminError> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
+use super::changes::{ENDED_WITHIN_MS, rotated, shown};
 use super::document::SecretSpec;
 use super::resources::{OVERLAP_MS, OVERLAP_MS_MAX, fit_signing_secret};
 use super::view::resource;
@@ -64,7 +65,7 @@ impl Found {
 
 impl Admin {
     /// Puts a new signing secret in force; the one before it verifies on until the overlap ends. The next request is verified
-    /// by it. Without an overlap the one in force ends at once, which takes the right to revoke as well.
+    /// by it. With an overlap of less than an hour the one in force ends, which takes the right to revoke as well.
     ///
     /// # Errors
     /// The policies' refusal, `admin.not_found`, `admin.secret_*` where the secret is not fit or is the one in force,
@@ -81,8 +82,8 @@ impl Admin {
         if !(0..=OVERLAP_MS_MAX).contains(&overlap_ms) {
             return Err(AdminError::new(ReasonCode::AdminOverlapInvalid, "overlap_s is 0 to 604800, seven days"));
         }
-        if overlap_ms == 0 {
-            // Without an overlap the secret in force ends at once, which is the question that revoking asks.
+        if overlap_ms < ENDED_WITHIN_MS {
+            // Without an overlap, or one of minutes, the secret in force ends, which is the question that revoking asks.
             decision = self.authorize_secret(asking, id, "secret.revoke", |operator, holder| RevokeSecret { operator, holder }).await?;
         }
         let _one_at_a_time = self.changing.lock().await;
@@ -121,10 +122,12 @@ impl Admin {
             Some(current) => puts.push(put(SealedSecret { slot: "previous".to_owned(), until: Some(until), ..current.clone() })),
             None => changes.push(found.drop_previous()),
         }
-        changes.push(Change::Put(Box::new(Resource::Profile(profile.item.clone())), puts));
         let mut line = asking.line(&self.clock, "secret.rotate", target, Some(&decision));
         line.org = org;
-        line.detail = Some(json!({"overlap_s": overlap_ms / 1000, "until": (overlap_ms > 0).then_some(until)}).to_string());
+        let secrets = rotated(&profile.secrets, &puts);
+        let overlap = (overlap_ms > 0).then_some(until);
+        line.detail = Some(json!({"overlap_s": overlap_ms / 1000, "until": overlap, "secrets": secrets}).to_string());
+        changes.push(Change::Put(Box::new(Resource::Profile(profile.item.clone())), puts));
         self.store.apply(changes, vec![line], now).await?;
         self.shown_profile(id)
     }
@@ -140,11 +143,12 @@ impl Admin {
         let now = self.clock.now();
         let directory = self.store.directory();
         let found = Found::of(&directory, id)?;
-        if found.overlapping(now).is_none() {
+        let Some(previous) = found.overlapping(now) else {
             return Err(AdminError::new(ReasonCode::AdminNothingToRevoke, format!("{}: only the current secret verifies", found.at)));
-        }
+        };
         let mut line = asking.line(&self.clock, "secret.revoke", target, Some(&decision));
         line.org = directory.org_of(KIND, id);
+        line.detail = Some(json!({"secrets": {"previous_signing_secret": {"from": shown(previous)}}}).to_string());
         let dropped = stands(Guard::RevokedDropped).then(|| found.drop_previous());
         self.store.apply(dropped.into_iter().collect(), vec![line], now).await?;
         self.shown_profile(id)

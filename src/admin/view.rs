@@ -43,7 +43,7 @@ fn version(object: &Map<String, Json>) -> String {
 /// fit or `*` for whatever is there.
 ///
 /// # Errors
-/// `admin.version_conflict`.
+/// `admin.precondition_failed`.
 pub(super) fn unchanged_since(if_match: Option<&str>, directory: &Directory, kind: &str, id: &str) -> Result<(), AdminError> {
     let Some(said) = if_match else { return Ok(()) };
     let there = resource(directory, kind, id);
@@ -55,7 +55,7 @@ pub(super) fn unchanged_since(if_match: Option<&str>, directory: &Directory, kin
     }
     // Not which version it is: whoever is told that has still not looked.
     let is = if now.is_some() { "another version" } else { "not there" };
-    Err(AdminError::new(ReasonCode::AdminVersionConflict, format!("{kind}/{id} is {is} by now; look at it again, then decide")))
+    Err(AdminError::new(ReasonCode::AdminPreconditionFailed, format!("{kind}/{id} is {is} by now; look at it again, then decide")))
 }
 
 /// One resource.

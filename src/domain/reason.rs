@@ -180,6 +180,7 @@ reasons! {
     AdminBodyRemoved "admin.body_removed" 409 false "The event's body was removed after its retention or with a person's data; there is nothing to deliver.";
     AdminAuditUnavailable "admin.audit_unavailable" 503 true "The audit row could not be written, so nothing was changed.";
 
+    AdminPreconditionFailed "admin.precondition_failed" 412 false "The resource is not the version that If-Match names; read it again.";
     AdminVersionConflict "admin.version_conflict" 409 false "Somebody else changed it first; look at it again.";
 
     RolloutGateNotGreen "rollout.gate_not_green" 409 false "No green run of the failure-path matrix stands behind the promotion.";

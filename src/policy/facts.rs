@@ -13,9 +13,14 @@ use crate::store::directory::Directory;
 /// What the policies may know of an org. One that is not declared is as good as suspended.
 pub fn org(directory: &Directory, id: &OrgId) -> OrgFacts {
     match directory.orgs.get(id) {
-        Some(org) => OrgFacts { id: id.clone(), suspended: org.item.suspended, fallback_opt_in: opted_in(&org.item) },
+        Some(org) => declared_org(&org.item),
         None => OrgFacts { id: id.clone(), suspended: true, fallback_opt_in: Default::default() },
     }
+}
+
+/// The facts of an org that is declared, or will be.
+pub fn declared_org(org: &Org) -> OrgFacts {
+    OrgFacts { id: org.id.clone(), suspended: org.suspended, fallback_opt_in: opted_in(org) }
 }
 
 fn opted_in(org: &Org) -> BTreeSet<ProviderKind> {

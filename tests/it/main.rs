@@ -34,6 +34,7 @@ mod outbound;
 mod policy_cli;
 mod policy_diff;
 mod prove;
+mod questions;
 mod rates;
 mod release;
 mod reload;

@@ -197,8 +197,8 @@ async fn a_change_that_was_planned_against_another_version_is_none() {
     let bodies: Vec<Value> = (0..8).map(|n| agent(&format!("events/{n}"))).collect();
     let answers = futures_util::future::join_all(bodies.iter().map(|body| put(body, Some(&first)))).await;
     let told = |status: u16| answers.iter().filter(|a| a.status == status).count();
-    assert_eq!((told(200), told(409)), (1, 7));
-    assert!(answers.iter().filter(|a| a.status == 409).all(|a| a.json()["code"] == "admin.version_conflict"));
+    assert_eq!((told(200), told(412)), (1, 7));
+    assert!(answers.iter().filter(|a| a.status == 412).all(|a| a.json()["code"] == "admin.precondition_failed"));
     let second = answers.iter().find(|a| a.status == 200).unwrap().header("etag").unwrap().to_owned();
     assert_eq!(second, read("/v1/agents/acme-agent").await, "what is answered is what is there");
     let updates = "SELECT seq FROM audit WHERE action = 'resource.update'";
@@ -207,7 +207,7 @@ async fn a_change_that_was_planned_against_another_version_is_none() {
     // Which of several, whatever there is, and what is no version at all.
     assert_eq!(put(&agent("events"), Some(&format!("{first}, {second}"))).await.status, 200);
     for (if_match, status) in
-        [("*", 200), (second.as_str(), 409), (second.trim_matches('"'), 409), ("W/\"\"", 409), ("", 409), ("\u{e9}", 409)]
+        [("*", 200), (second.as_str(), 412), (second.trim_matches('"'), 412), ("W/\"\"", 412), ("", 412), ("\u{e9}", 412)]
     {
         assert_eq!(put(&agent("events"), Some(if_match)).await.status, status, "{if_match}");
     }
@@ -217,18 +217,18 @@ async fn a_change_that_was_planned_against_another_version_is_none() {
     let mut other = agent("events");
     other["token"] = json!({"value": "agt_acme_another_7d2k5"});
     assert_eq!(put(&other, Some(&third)).await.status, 200);
-    assert_eq!(put(&agent("other"), Some(&third)).await.status, 409);
+    assert_eq!(put(&agent("other"), Some(&third)).await.status, 412);
     assert_eq!(put(&agent("other"), None).await.status, 200, "who asks for no version is not asked for one");
 
     // What is gone, or was never there, is no version that anybody read.
     let delete =
         async |path: &str, if_match: &str| gateway.operate_if(OPERATOR_TOKEN, "DELETE", path, &Value::Null, Some(if_match)).await.status;
     let binding = read("/v1/bindings/slack-acme").await;
-    assert_eq!((delete("/v1/bindings/slack-acme", &first).await, delete("/v1/bindings/slack-acme", &binding).await), (409, 204));
+    assert_eq!((delete("/v1/bindings/slack-acme", &first).await, delete("/v1/bindings/slack-acme", &binding).await), (412, 204));
     assert_eq!(delete("/v1/bindings/slack-acme", &binding).await, 404);
     let again = json!({"org": "acme", "installation": "slack-acme", "agent": "acme-agent"});
     for if_match in [binding.as_str(), "*"] {
-        assert_eq!(gateway.operate_if(OPERATOR_TOKEN, "PUT", "/v1/bindings/slack-acme", &again, Some(if_match)).await.status, 409);
+        assert_eq!(gateway.operate_if(OPERATOR_TOKEN, "PUT", "/v1/bindings/slack-acme", &again, Some(if_match)).await.status, 412);
     }
     assert_eq!(gateway.operate("PUT", "/v1/bindings/slack-acme", &again).await.status, 201);
 }

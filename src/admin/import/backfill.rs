@@ -6,6 +6,7 @@ use std::ops::Bound;
 use serde::Deserialize;
 use serde_json::Value as Json;
 
+use super::super::changes::Part;
 use super::super::document::BindingSpec;
 use super::super::future::Future;
 use super::super::{Admin, AdminError, Asking};
@@ -68,10 +69,8 @@ impl Admin {
         }
         report.next = last.filter(|_| bindings.next().is_some());
         if !page.dry_run {
-            let mut lines = Vec::new();
-            for applied in &plan.applied {
-                lines.push(asking.line(&self.clock, "backfill.bind", format!("bindings/{}", applied.id), Some(&decision)));
-            }
+            let parts = std::mem::take(&mut plan.parts).into_iter().map(|part| Part { action: "backfill.bind", ..part });
+            let lines = self.permitted(asking, parts.collect(), &decision).await?;
             self.commit(plan, lines).await?;
         }
         shown(&report)

@@ -2,7 +2,8 @@
 
 use super::super::AdminError;
 use super::super::document::{CredentialSpec, InstallationSpec, account};
-use super::{CREDENTIAL_CHARS_MIN, Plan, immutable, judge, mode_follows, same_identity};
+use super::sealing::judge;
+use super::{CREDENTIAL_CHARS_MIN, Plan, immutable, mode_follows, same_identity};
 use crate::domain::clock::Timestamp;
 use crate::domain::guard::{Guard, stands};
 use crate::domain::ids::OrgId;

@@ -8,6 +8,7 @@ use super::{
     Action, AnswerInteraction, CallProviderMethod, EnterRollout, FlagFacts, OperatorFacts, OrgFacts, RouteMessage, SecretHolder,
     SendMessage, UseCredential, UseFallback, UseLegacyRoute, sealed,
 };
+use crate::domain::installation::ProviderKind;
 use crate::domain::rollout::RolloutStage;
 
 /// May this operator put a new secret beside an old one?
@@ -26,6 +27,17 @@ pub struct RevokeSecret {
     pub operator: OperatorFacts,
     /// Whose secret.
     pub holder: SecretHolder,
+}
+
+/// May this operator connect an installation to this org?
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct ConnectInstallation {
+    /// Who asks.
+    pub operator: OperatorFacts,
+    /// Whose installation it is, or will be.
+    pub org: OrgFacts,
+    /// Of which provider.
+    pub provider: ProviderKind,
 }
 
 /// May this operator start a canary, or edit one?
@@ -111,6 +123,19 @@ impl sealed::Ask for RevokeSecret {
 
     fn cache(caches: &Caches) -> &Cache<Self> {
         &caches.revoke_secret
+    }
+}
+
+impl sealed::Ask for ConnectInstallation {
+    fn question(&self, mut slice: Slice<'_>) -> Result<Question, Unfit> {
+        let principal = slice.operator(&self.operator)?;
+        let resource = slice.org(&self.org)?;
+        let context = vec![("provider", slice.names.provider.value(self.provider.as_str()))];
+        slice.question(principal, Self::NAME, resource, context)
+    }
+
+    fn cache(caches: &Caches) -> &Cache<Self> {
+        &caches.connect_installation
     }
 }
 
@@ -216,6 +241,10 @@ impl Action for PurgePerson {
     const NAME: &'static str = "PurgePerson";
 }
 
+impl Action for ConnectInstallation {
+    const NAME: &'static str = "ConnectInstallation";
+}
+
 impl Action for RotateSecret {
     const NAME: &'static str = "RotateSecret";
 }
@@ -279,6 +308,7 @@ macro_rules! operator_questions {
             pub(super) send_message: Cache<SendMessage>,
             pub(super) call_provider_method: Cache<CallProviderMethod>,
             pub(super) answer_interaction: Cache<AnswerInteraction>,
+            connect_installation: Cache<ConnectInstallation>,
             rotate_secret: Cache<RotateSecret>,
             revoke_secret: Cache<RevokeSecret>,
             shred_org: Cache<ShredOrg>,
