@@ -90,6 +90,11 @@ struct LegacyLeft {
     last_used_at: Option<Timestamp>,
 }
 
+/// The `action` of an edit that changes nothing.
+const UNCHANGED: &str = "unchanged";
+/// The `action` of an edit that changes something.
+const UPDATED: &str = "updated";
+
 pub(super) fn invalid(detail: impl Into<String>) -> AdminError {
     AdminError::new(ReasonCode::RolloutInvalid, detail)
 }
@@ -116,7 +121,7 @@ impl Admin {
         Ok(json!({"global": shown_global(&global), "items": items, "next": null}))
     }
 
-    /// Starts a canary, or edits its list and percentage.
+    /// Starts a canary, or edits its list and percentage. An edit that changes neither keeps version, reason and time.
     ///
     /// # Errors
     /// The policies' refusal and the guards' codes; nothing was changed then.
@@ -162,7 +167,8 @@ impl Admin {
         self.change(asking, &record, change, "rollout.set", &decision, body.dry_run).await
     }
 
-    /// Opens a provider to everybody: from canary, after its soak, on a green matrix run that the gateway made itself.
+    /// Opens a provider to everybody: from canary, after its soak, on a green matrix run that the gateway made itself. One that is
+    /// open already stays as it is.
     ///
     /// # Errors
     /// The policies' refusal and the guards' codes; nothing was changed then.
@@ -180,13 +186,19 @@ impl Admin {
         if body.force && body.reason.as_deref().is_none_or(|r| r.trim().is_empty()) {
             return Err(AdminError::new(ReasonCode::RolloutReasonRequired, "say why the soak is skipped, with a reason"));
         }
+        if record.flag.stage == RolloutStage::On {
+            // Nothing is promoted, so this asks what an edit that changes nothing asks.
+            let ask = SetRolloutFlag { operator: asking.facts(), flag: facts(&record) };
+            self.authorize(asking, ask, "rollout.promote", record.provider.as_str()).await?;
+            return self.unchanged(&record, body.dry_run).await;
+        }
         let green = standing.not_green.is_none();
         // Whoever may promote at all is told what stands in the way; whoever may not is told that.
         let policy = self.engine.pin();
         if record.flag.stage != RolloutStage::Canary || policy.decide(ask(true, true)).is_ok() {
             let told = match record.flag.stage {
                 RolloutStage::Off => Some((ReasonCode::RolloutCanaryRequired, "it is off; start a canary first".to_owned())),
-                RolloutStage::On => Some((ReasonCode::RolloutStageUnchanged, "it is on already".to_owned())),
+                RolloutStage::On => None,
                 RolloutStage::Canary if !green => standing.not_green.clone().map(|why| (ReasonCode::RolloutGateNotGreen, why)),
                 RolloutStage::Canary if !standing.soaked && policy.decide(ask(true, false)).is_err() => {
                     Some((ReasonCode::RolloutNotSoaked, self.soak_left(&standing)))
@@ -213,10 +225,11 @@ impl Admin {
         self.change(asking, &record, change, "rollout.promote", &decision, body.dry_run).await
     }
 
-    /// Takes a provider back to off, at once. The canary's list is kept; evidence from before is void.
+    /// Takes a provider back to off, at once. The canary's list is kept; evidence from before is void. One that is off stays as it
+    /// is.
     ///
     /// # Errors
-    /// The policies' refusal, `rollout.reason_required`, `rollout.stage_unchanged`.
+    /// The policies' refusal, `rollout.reason_required`.
     pub async fn rollout_rollback(&self, asking: &Asking, provider: &str, body: MoveBody) -> Result<Json, AdminError> {
         let record = self.record(provider, body.version).await?;
         let ask = RollBack { operator: asking.facts(), flag: facts(&record) };
@@ -225,7 +238,7 @@ impl Admin {
             return Err(AdminError::new(ReasonCode::RolloutReasonRequired, "say why it is taken back, with a reason"));
         }
         if record.flag.stage == RolloutStage::Off {
-            return Err(AdminError::new(ReasonCode::RolloutStageUnchanged, format!("{} is off already", record.provider)));
+            return self.unchanged(&record, body.dry_run).await;
         }
         let change = FlagChange {
             provider: record.provider,
@@ -241,7 +254,8 @@ impl Admin {
         self.change(asking, &record, change, "rollout.rollback", &decision, body.dry_run).await
     }
 
-    /// Changes the global switches. Every provider is concerned, so the policies are asked about each.
+    /// Changes the global switches. Every provider is concerned, so the policies are asked about each. Switches that stand so
+    /// already keep their version and their reason.
     ///
     /// # Errors
     /// The policies' refusal, `admin.version_conflict`.
@@ -270,15 +284,21 @@ impl Admin {
         };
         let would =
             json!({"enabled": change.enabled, "allow_legacy_fallback": change.legacy_fallback, "rollback_mode": change.rollback_mode});
+        let same = (change.enabled, change.legacy_fallback, change.rollback_mode)
+            == (global.enabled, global.legacy_fallback, global.rollback_mode);
+        let action = if same { UNCHANGED } else { UPDATED };
         if body.dry_run {
-            return Ok(json!({"dry_run": true, "from": shown_global(&global), "to": would}));
+            return Ok(json!({"dry_run": true, "action": action, "from": shown_global(&global), "to": would}));
+        }
+        if same {
+            return Ok(acted(shown_global(&global), action));
         }
         let mut line = asking.line(&self.clock, "rollout.global", "rollout/global".into(), last.as_ref());
         line.detail = Some(json!({"from": shown_global(&global), "to": would, "reason": change.reason}).to_string());
         if !self.store.change_global(change, line, self.clock.now()).await? {
             return Err(stale(self.store.flags().await?.0.version));
         }
-        Ok(shown_global(&self.store.flags().await?.0))
+        Ok(acted(shown_global(&self.store.flags().await?.0), action))
     }
 
     async fn record(&self, provider: &str, version: Option<i64>) -> Result<FlagRecord, AdminError> {
@@ -289,6 +309,16 @@ impl Admin {
             Some(version) if version != record.version => Err(stale(record.version)),
             _ => Ok(record),
         }
+    }
+
+    /// The answer to an edit that changes nothing: the flag as it stands. Version, reason and audit stay as they are.
+    async fn unchanged(&self, record: &FlagRecord, dry_run: bool) -> Result<Json, AdminError> {
+        if dry_run {
+            let is = json!({"stage": record.flag.stage, "canary_orgs": record.flag.canary, "percent": record.flag.percent});
+            return Ok(json!({"dry_run": true, "action": UNCHANGED, "provider": record.provider, "from": is, "to": is}));
+        }
+        let standing = self.standing(record).await?;
+        Ok(acted(self.shown(record, &standing), UNCHANGED))
     }
 
     async fn change(
@@ -302,8 +332,11 @@ impl Admin {
     ) -> Result<Json, AdminError> {
         let to = json!({"stage": change.stage, "canary_orgs": change.canary, "percent": change.percent});
         let from = json!({"stage": record.flag.stage, "canary_orgs": record.flag.canary, "percent": record.flag.percent});
+        if from == to {
+            return self.unchanged(record, dry_run).await;
+        }
         if dry_run {
-            return Ok(json!({"dry_run": true, "provider": record.provider, "from": from, "to": to}));
+            return Ok(json!({"dry_run": true, "action": UPDATED, "provider": record.provider, "from": from, "to": to}));
         }
         let mut line = asking.line(&self.clock, action, format!("rollout/{}", record.provider), Some(decision));
         line.detail = Some(json!({"from": from, "to": to, "reason": change.reason, "evidence": change.evidence}).to_string());
@@ -312,7 +345,7 @@ impl Admin {
         }
         let record = self.record(record.provider.as_str(), None).await?;
         let standing = self.standing(&record).await?;
-        Ok(self.shown(&record, &standing))
+        Ok(acted(self.shown(&record, &standing), UPDATED))
     }
 
     async fn refused(&self, asking: &Asking, action: &'static str, record: &FlagRecord, code: ReasonCode) -> Result<(), AdminError> {
@@ -425,6 +458,14 @@ impl Admin {
 
 pub(super) fn facts(record: &FlagRecord) -> FlagFacts {
     FlagFacts { provider: record.provider, flag: record.flag.clone() }
+}
+
+/// Adds `action` to an answer, in the words that `byoa apply` uses for resources.
+fn acted(mut shown: Json, action: &'static str) -> Json {
+    if let Some(object) = shown.as_object_mut() {
+        object.insert("action".into(), json!(action));
+    }
+    shown
 }
 
 fn stale(version: i64) -> AdminError {

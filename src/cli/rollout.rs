@@ -141,7 +141,14 @@ pub(super) async fn run(args: RolloutArgs, target: &Target) -> Result<(), CliErr
         }
     };
     let answer = target.call(Method::POST, &format!("/v1/rollout/{path}"), Some(&body)).await?;
+    let unchanged = at(&answer, "/action") == "unchanged";
+    if unchanged {
+        anstream::println!("unchanged");
+    }
     if at(&answer, "/dry_run") == &Value::Bool(true) {
+        if unchanged {
+            return Ok(());
+        }
         anstream::println!("would change {} to {}", cell(at(&answer, "/from")), cell(at(&answer, "/to")));
     } else if path == "global" {
         global(&answer);

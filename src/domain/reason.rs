@@ -187,7 +187,6 @@ reasons! {
     RolloutNotSoaked "rollout.not_soaked" 409 false "The canary has not run long enough, or has not seen enough events.";
     RolloutCanaryRequired "rollout.canary_required" 409 false "Only a canary is promoted; nothing goes from off to on.";
     RolloutCanaryEmpty "rollout.canary_empty" 422 false "A canary needs orgs on its list, or a percentage.";
-    RolloutStageUnchanged "rollout.stage_unchanged" 409 false "It stands at that stage already.";
     RolloutReasonRequired "rollout.reason_required" 422 false "The change needs a reason, for whoever reads the audit.";
     RolloutInvalid "rollout.invalid" 422 false "The change names no provider, org, stage or percentage that there is.";
 
