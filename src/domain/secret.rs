@@ -16,15 +16,27 @@ impl Secret {
         Self(Zeroizing::new(text))
     }
 
+    /// Wraps what an operator wrote, without the blanks around it: they come from copying and from files, no provider's secret
+    /// has them, and a secret that is kept with them proves nothing.
+    pub fn written(text: &str) -> Self {
+        Self::new(text.trim_matches(is_blank).to_owned())
+    }
+
     /// The text itself. Only proof, sealing and rendering of a request to its own provider may ask.
     pub fn expose(&self) -> &str {
         &self.0
     }
 }
 
+/// White space, and the characters without width that editors and web pages leave at the ends of a text.
+fn is_blank(c: char) -> bool {
+    c.is_whitespace() || matches!(c, '\u{feff}' | '\u{200b}'..='\u{200d}' | '\u{2060}')
+}
+
+/// Secrets are read from documents only, so this is the one door of [`Secret::written`] that all of them pass.
 impl<'de> serde::Deserialize<'de> for Secret {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        <String as serde::Deserialize>::deserialize(deserializer).map(Self::new)
+        <String as serde::Deserialize>::deserialize(deserializer).map(|text| Self::written(Zeroizing::new(text).as_str()))
     }
 }
 
@@ -77,7 +89,7 @@ const PLACEHOLDERS: [&str; 20] = [
 /// Judges whether `text` may be a secret of at least `chars_min` characters. Blank is absent: HMAC with an empty key
 /// verifies happily, which is how peers were forged.
 pub fn judge(text: &str, chars_min: usize) -> Result<(), Unfit> {
-    let trimmed = text.trim();
+    let trimmed = text.trim_matches(is_blank);
     if trimmed.is_empty() && stands(Guard::SecretBlank) {
         return Err(Unfit::Absent);
     }
@@ -105,6 +117,17 @@ mod tests {
     #[test]
     fn debug_shows_nothing() {
         assert_eq!(format!("{:?}", Secret::new("xoxb-canary".into())), "[redacted]");
+    }
+
+    #[test]
+    fn what_is_read_of_a_document_has_no_blanks_around_it() {
+        for text in
+            ["8f742231 b10e", " 8f742231 b10e", "8f742231 b10e\r\n", "\u{feff}8f742231 b10e\u{200b}", "\t\u{a0}8f742231 b10e\u{2028}"]
+        {
+            let read: Secret = serde_json::from_value(serde_json::json!(text)).unwrap();
+            assert_eq!(read.expose(), "8f742231 b10e", "{text:?}");
+        }
+        assert_eq!(judge("\u{feff}\u{200b} ", 8), Err(Unfit::Absent));
     }
 
     #[test]

@@ -243,3 +243,54 @@ async fn no_way_ends_a_secret_without_the_right_to_revoke() {
         fields[1]["signing_secret"]["to"]["fingerprint"].is_string() && fields[1]["previous_signing_secret"]["to"]["until"].is_string()
     );
 }
+
+/// Every kind of secret, by every door that takes one, with blanks around it: the same text without them is no change.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn blanks_around_a_secret_are_no_part_of_it() {
+    let gateway = TestGateway::start(NOW).await;
+    let padded = |text: &str| json!({"value": format!("\u{feff} {text}\t\r\n")});
+    let bare = |text: &str| json!({"value": text});
+    type Form<'f> = &'f dyn Fn(&str) -> Value;
+    let document = |form: Form<'_>| {
+        let credential = |value: &str| {
+            let mut credential = form(value);
+            credential["expires_at"] = json!("2026-10-21T14:15:00.000Z");
+            credential["refresh_token"] = form("xoxe-1-canary-refresh");
+            credential
+        };
+        let mut previous = form("1a1b2c3d4e5f60718293a4b5c6d7e8f9");
+        previous["until"] = json!("2026-09-22T14:15:00.000Z");
+        json!({
+            "orgs": [{"id": "acme"}],
+            "agents": [{"id": "a", "org": "acme", "endpoint": "http://127.0.0.1:9/a",
+                "signing_secret": form("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), "token": form("agt_7d1c0be25f3a4698")}],
+            "profiles": [
+                {"id": "s", "provider": "slack", "owner": "acme", "app_id": "A0ACME", "signing_secret": form("0a1b2c3d4e5f60718293a4b5c6d7e8f9"),
+                    "previous_signing_secret": previous, "oauth": {"client_id": "1.2", "client_secret": form("canary-client-secret")}},
+                {"id": "w", "provider": "whatsapp", "owner": "acme", "app_id": "77", "signing_secret": form("2a1c9d3b5a7e4826b1d0c9f8e7a65b44"),
+                    "verify_token": form("canary-verify-token")},
+                {"id": "t", "provider": "telegram", "owner": "acme", "signing_secret": form("plat_tg-4Qe7Rw2Lk9")},
+            ],
+            "installations": [{"id": "s", "profile": "s", "org": "acme", "account": {"team_id": "T0ACME"}, "credential": credential("xoxe.xoxb-1-canary")}],
+        })
+    };
+    gateway.applied(&document(&padded)).await;
+    let again = gateway.apply(&document(&bare)).await;
+    let actions: Vec<Value> = again.json()["items"].as_array().unwrap().iter().map(|i| i["action"].clone()).collect();
+    assert!(actions.len() == 6 && actions.iter().all(|a| a == "unchanged"), "{}", again.text());
+    // By import, and by a rotation.
+    let record = json!({"kind": "connection", "id": "i", "org": "acme", "provider": "slack", "profile": "s", "account": {"team_id": "T0OTHER"},
+        "credential": padded("xoxb-canary-imported")});
+    let answer = gateway.operate("POST", "/v1/import", &json!({"lines": [{"line": 1, "record": record}], "last": true})).await;
+    assert_eq!(answer.json()["migrated"], 1, "{}", answer.text());
+    let same = json!({"installations": [{"id": "i", "profile": "s", "org": "acme", "account": {"team_id": "T0OTHER"}, "credential": bare("xoxb-canary-imported")}]});
+    assert_eq!(gateway.apply(&same).await.json()["items"][0]["action"], "unchanged");
+    let rotated = gateway.operate("POST", "/v1/secrets/t/rotate", &json!({"signing_secret": padded("plat_tg-4Qe7Rw2Lk9")})).await;
+    assert_eq!(rotated.json()["code"], "admin.secret_unchanged", "{}", rotated.text());
+    // A document that is applied again ends and prolongs no overlap.
+    gateway.clock.advance_ms(3_600_000);
+    let mut open = document(&bare);
+    open["profiles"][0]["previous_signing_secret"].as_object_mut().unwrap().remove("until");
+    let again = gateway.apply(&open).await;
+    assert!(again.json()["items"].as_array().unwrap().iter().all(|i| i["action"] == "unchanged"), "{}", again.text());
+}
