@@ -154,9 +154,6 @@ enum Command {
         /// Make it wrong: unsigned, bad-signature, tampered, stale, foreign-account, broken-json
         #[arg(long)]
         fault: Option<String>,
-        /// The public listener; where the configuration says, if left out.
-        #[arg(long, value_name = "URL")]
-        public_server: Option<String>,
     },
     /// Take a provider from off through canary to on, and back.
     Rollout(rollout::RolloutArgs),
@@ -273,11 +270,11 @@ async fn run(cli: Cli) -> Result<(), CliError> {
             Ok(())
         }
         Command::Reasons { output } => show::reasons(output),
-        Command::Simulate { provider, kind, installation, text, conversation, fault, public_server } => {
+        Command::Simulate { provider, kind, installation, text, conversation, fault } => {
             let ask = serde_json::json!({
                 "provider": provider, "kind": kind, "installation": installation, "text": text, "conversation": conversation, "fault": fault,
             });
-            simulate::run(&target()?, ask, public_server).await
+            simulate::run(&target()?, ask).await
         }
         Command::Rollout(args) => rollout::run(args, &target()?).await,
         Command::Matrix { command } => matrix::run(&target()?, command).await,

@@ -15,6 +15,7 @@ mod replies;
 mod respond;
 mod rollout;
 mod sdk;
+mod simulate;
 mod webhooks;
 
 use std::sync::Arc;
@@ -96,7 +97,7 @@ pub fn operator(rooms: &Arc<Rooms>) -> Router {
         .route("/v1/apply", post(api::apply))
         .route("/v1/import", post(import::import))
         .route("/v1/backfill", post(import::backfill))
-        .route("/v1/simulate", post(api::simulate))
+        .route("/v1/simulate", post(simulate::simulate))
         .route("/v1/doctor", get(api::doctor))
         .route("/v1/deliveries/{id}/replay", post(api::replay))
         .route("/v1/rollout", get(rollout::all))

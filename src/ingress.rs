@@ -4,6 +4,7 @@
 //! rollout, policy, one transaction, answer. Nothing durable happens before proof. Floor 7.
 
 mod limits;
+mod noted;
 mod synchronous;
 
 use std::sync::Arc;
@@ -34,6 +35,7 @@ use crate::vault::Vault;
 use crate::wire::offload::in_proportion;
 use crate::wire::waiting::Waiting;
 use crate::wire::{BodySource, RequestHead};
+pub use noted::{Noted, NotedEvent, NotedRefusal};
 use synchronous::Awaited;
 
 /// Everything the pipeline needs.
@@ -76,8 +78,19 @@ pub enum Outcome {
 impl Ingress {
     /// Takes one webhook request to its end.
     pub async fn receive(&self, head: RequestHead, body: impl BodySource) -> Outcome {
+        self.take(head, body, &mut None).await
+    }
+
+    /// The same, and says what became of its parts.
+    pub async fn receive_noting(&self, head: RequestHead, body: impl BodySource) -> (Outcome, Noted) {
+        let mut noted = Some(Noted::default());
+        let outcome = self.take(head, body, &mut noted).await;
+        (outcome, noted.unwrap_or_default())
+    }
+
+    async fn take(&self, head: RequestHead, body: impl BodySource, noted: &mut Option<Noted>) -> Outcome {
         let began = Instant::now();
-        let outcome = match self.pipeline(&head, body).await {
+        let outcome = match self.pipeline(&head, body, noted).await {
             Ok(outcome) => outcome,
             Err(Ended { profile, stop, proved }) => {
                 let profile = profile.as_ref().map(|p| &p.item);
@@ -89,7 +102,7 @@ impl Ingress {
         outcome
     }
 
-    async fn pipeline(&self, head: &RequestHead, body: impl BodySource) -> Result<Outcome, Ended> {
+    async fn pipeline(&self, head: &RequestHead, body: impl BodySource, noted: &mut Option<Noted>) -> Result<Outcome, Ended> {
         let directory = self.store.directory();
         let identified = identify(head, &directory).map_err(|stop| Ended { profile: None, stop, proved: false })?;
         let kept = identified.unverified_profile().clone();
@@ -124,11 +137,18 @@ impl Ingress {
         if proved.slot() == providers::SecretSlot::Previous {
             self.metrics.previous_secret_used(claimed.provider);
         }
-        self.proved(head, &body, &proved, &directory).await.map_err(|end| Ended { proved: true, ..stop(end) })
+        self.proved(head, &body, &proved, &directory, noted).await.map_err(|end| Ended { proved: true, ..stop(end) })
     }
 
     /// From here on the sender is known: every refusal is recorded and answered 200.
-    async fn proved(&self, head: &RequestHead, body: &Bytes, proved: &Proved, directory: &Directory) -> Result<Outcome, Stop> {
+    async fn proved(
+        &self,
+        head: &RequestHead,
+        body: &Bytes,
+        proved: &Proved,
+        directory: &Directory,
+        noted: &mut Option<Noted>,
+    ) -> Result<Outcome, Stop> {
         let profile = proved.profile();
         let said = match in_proportion(body.len(), || proved.read(head, body)) {
             Ok(Said::Handshake(challenge)) => {
@@ -162,12 +182,12 @@ impl Ingress {
             return Err(stop);
         }
         let admitted = self.within_quotas(directory, &mut draft).await?;
-        let Some(over) = admitted.over else { return self.accept(draft).await };
+        let Some(over) = admitted.over else { return self.accept(draft, noted).await };
         // It comes again, and its refusals with it.
         draft.request.refusals.clear();
         draft.awaited = None;
         if !draft.request.events.is_empty() || !draft.request.shifts.is_empty() {
-            self.accept(draft).await?;
+            self.accept(draft, noted).await?;
         }
         Ok(Outcome::Later(over.code, over.retry_after_s))
     }
@@ -285,7 +305,9 @@ impl Ingress {
     }
 
     /// One transaction; 200 only after it is on disk.
-    async fn accept(&self, mut draft: Draft<'_>) -> Result<Outcome, Stop> {
+    async fn accept(&self, mut draft: Draft<'_>, noted: &mut Option<Noted>) -> Result<Outcome, Stop> {
+        // Before the cap: what is not recorded was refused all the same.
+        noted.iter_mut().for_each(|noted| noted.add(&draft.request));
         let capped = self.cap_refusals(&mut draft);
         let Draft { profile, request, mut awaited, .. } = draft;
         if request.events.is_empty() && request.refusals.is_empty() && request.shifts.is_empty() {
@@ -303,6 +325,7 @@ impl Ingress {
             Err(error) => return Err(Failure::from(error).into()),
         };
         self.shifted(&accepted.shifted);
+        noted.iter_mut().for_each(|noted| noted.accepted(&accepted.events));
         let mode = Some(profile.owner.mode());
         for (acceptance, legacy) in accepted.events.into_iter().zip(legacy) {
             match acceptance {

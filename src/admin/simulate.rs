@@ -1,13 +1,14 @@
-//! A webhook as the provider would send it, signed with the installation's own secret: what `byoa simulate` posts.
+//! A webhook as the provider would send it, signed with the installation's own secret: what the gateway sends to itself for
+//! `byoa simulate`. The signed request never leaves the process: who has it can send it again.
 
-use base64::Engine as _;
-use serde::Deserialize;
-use serde_json::{Value as Json, json};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::{Admin, AdminError, Asking};
-use crate::domain::ids::InstallationId;
+use crate::domain::ids::{InstallationId, ProfileId};
 use crate::domain::installation::{ExternalAccount, ProviderKind};
 use crate::domain::reason::ReasonCode;
+use crate::domain::secret::Secret;
 use crate::policy::action::SimulateWebhook;
 use crate::providers::{self, Sample};
 use crate::vault::field;
@@ -25,7 +26,7 @@ pub struct SimulateBody {
 }
 
 /// What is wrong with it on purpose.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Fault {
     /// No signature at all.
@@ -42,12 +43,28 @@ enum Fault {
     BrokenJson,
 }
 
+/// A webhook for the gateway itself. Shows nothing of itself, because its headers hold the proof.
+pub struct OwnWebhook {
+    /// The installation that it is about.
+    pub installation: InstallationId,
+    /// The app that it is sent to.
+    pub profile: ProfileId,
+    /// The app's provider.
+    pub provider: ProviderKind,
+    /// The app's address.
+    pub ingress_id: String,
+    /// Names and values, the proof among them.
+    pub headers: Vec<(&'static str, Secret)>,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
 impl Admin {
-    /// Makes up and signs a webhook. The answer holds the request, not the secret.
+    /// Makes up and signs a webhook, for the door to send it through the gateway.
     ///
     /// # Errors
     /// The policies' refusal, `admin.not_found`, `admin.resource_invalid`.
-    pub async fn simulate(&self, asking: &Asking, ask: SimulateBody) -> Result<Json, AdminError> {
+    pub async fn simulate(&self, asking: &Asking, ask: SimulateBody) -> Result<OwnWebhook, AdminError> {
         let target = ask.installation.as_ref().map_or_else(|| ask.provider.to_string(), ToString::to_string);
         let decision = self.authorize(asking, SimulateWebhook { operator: asking.facts() }, "webhook.simulate", &target).await?;
         let directory = self.store.directory();
@@ -98,26 +115,24 @@ impl Admin {
         let signed_at = if ask.fault == Some(Fault::Stale) { now.plus_ms(-600_000) } else { now };
         let mut headers = match ask.fault {
             Some(Fault::Unsigned) => Vec::new(),
-            Some(Fault::BadSignature) => {
-                provider.sign(&body, &crate::domain::secret::Secret::new("wrong-secret-0123456789".into()), signed_at)
-            }
+            Some(Fault::BadSignature) => provider.sign(&body, &Secret::new("wrong-secret-0123456789".into()), signed_at),
             _ => provider.sign(&body, &secret, signed_at),
         };
         if ask.fault == Some(Fault::Tampered) {
             body.push(b'\n');
         }
         headers.push(("content-type", media_type.to_owned()));
-        let line = asking.line(&self.clock, "webhook.simulate", installation.item.id.to_string(), Some(&decision));
+        let mut line = asking.line(&self.clock, "webhook.simulate", installation.item.id.to_string(), Some(&decision));
+        line.detail = Some(json!({"kind": ask.kind, "fault": ask.fault}).to_string());
         self.store.audit(vec![line]).await?;
-        let headers: Vec<Json> = headers.into_iter().map(|(name, value)| json!([name, value])).collect();
-        Ok(json!({
-            "installation": installation.item.id,
-            "profile": profile.item.id,
-            "method": "POST",
-            "path": format!("/webhooks/{}/{}", ask.provider, profile.item.ingress_id),
-            "headers": headers,
-            "body_base64": base64::engine::general_purpose::STANDARD.encode(&body),
-        }))
+        Ok(OwnWebhook {
+            installation: installation.item.id.clone(),
+            profile: profile.item.id.clone(),
+            provider: ask.provider,
+            ingress_id: profile.item.ingress_id.clone(),
+            headers: headers.into_iter().map(|(name, value)| (name, Secret::new(value))).collect(),
+            body,
+        })
     }
 }
 

@@ -17,7 +17,6 @@ use super::Rooms;
 use super::extract::{HttpBody, bearer};
 use super::respond::{admin_error, closing, problem_response};
 use crate::admin::sessions::HandoffBody;
-use crate::admin::simulate::SimulateBody;
 use crate::admin::view::KINDS;
 use crate::admin::{AdminError, Asking, resources};
 use crate::domain::ids::RequestId;
@@ -240,15 +239,6 @@ pub(super) async fn hand_off_session(State(rooms): State<Arc<Rooms>>, Path(id): 
     let body: HandoffBody =
         serde_json::from_value(body).map_err(|e| problem_response(ReasonCode::AdminResourceInvalid, &e.to_string(), &asking.request))?;
     shown(&asking, rooms.admin.hand_off_session(&asking, &id, body).await)
-}
-
-pub(super) async fn simulate(State(rooms): State<Arc<Rooms>>, request: Request<Body>) -> Answer {
-    let (parts, body) = request.into_parts();
-    let asking = asking(&rooms, &parts.headers)?;
-    let ask = body_of(&rooms, &asking, body).await?;
-    let ask: SimulateBody =
-        serde_json::from_value(ask).map_err(|e| problem_response(ReasonCode::AdminResourceInvalid, &e.to_string(), &asking.request))?;
-    shown(&asking, rooms.admin.simulate(&asking, ask).await)
 }
 
 /// What only the running gateway can tell `byoa doctor`.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::Response;
-use http::Request;
+use http::{Request, StatusCode};
 
 use super::Rooms;
 use super::budget;
@@ -13,6 +13,7 @@ use super::extract::{HttpBody, peer};
 use super::respond;
 use crate::domain::ids::{ProfileId, RequestId};
 use crate::domain::installation::ProviderKind;
+use crate::ingress::{Noted, Outcome};
 use crate::providers;
 use crate::wire::RequestHead;
 
@@ -41,6 +42,25 @@ pub(super) async fn receive_alias(profile: String, State(rooms): State<Arc<Rooms
 }
 
 async fn take(rooms: &Rooms, provider: ProviderKind, ingress_id: String, request: Request<Body>) -> Response {
+    let (head, body) = taken(rooms, provider, ingress_id, request);
+    let outcome = rooms.ingress.receive(head, body).await;
+    respond::webhook(outcome, allow(provider))
+}
+
+/// Takes a webhook that the gateway sends to itself: the way of any other, from no address. The status that its sender would see,
+/// the outcome, and what became of its parts.
+pub(super) async fn take_own(
+    rooms: &Rooms,
+    provider: ProviderKind,
+    ingress_id: String,
+    request: Request<Body>,
+) -> (StatusCode, Outcome, Noted) {
+    let (head, body) = taken(rooms, provider, ingress_id, request);
+    let (outcome, noted) = rooms.ingress.receive_noting(head, body).await;
+    (respond::webhook(outcome.clone(), allow(provider)).status(), outcome, noted)
+}
+
+fn taken(rooms: &Rooms, provider: ProviderKind, ingress_id: String, request: Request<Body>) -> (RequestHead, HttpBody) {
     let received = rooms.clock.now();
     let (parts, body) = request.into_parts();
     let head = RequestHead {
@@ -55,6 +75,9 @@ async fn take(rooms: &Rooms, provider: ProviderKind, ingress_id: String, request
     };
     // Whoever knows one address uses up the share of that address, and no other app's.
     let body = HttpBody::unproved(body, rooms, &head.ingress_id);
-    let outcome = rooms.ingress.receive(head, body).await;
-    respond::webhook(outcome, if providers::of(provider).has_get_handshake() { "GET, POST" } else { "POST" })
+    (head, body)
+}
+
+fn allow(provider: ProviderKind) -> &'static str {
+    if providers::of(provider).has_get_handshake() { "GET, POST" } else { "POST" }
 }

@@ -257,6 +257,14 @@ async fn no_secret_is_anywhere() {
         let body = if path == "rotate" { body } else { json!({}) };
         see("a rotation", &gateway.operator("POST", &format!("/v1/secrets/slack-acme/{path}"), &body).await);
     }
+    for provider in ProviderKind::ALL {
+        for fault in [None, Some("unsigned"), Some("bad-signature"), Some("stale"), Some("foreign-account"), Some("broken-json")] {
+            let ask = json!({"provider": provider, "kind": "message", "installation": world::acme(provider).profile, "fault": fault});
+            let answer = gateway.operator("POST", "/v1/simulate", &ask).await;
+            assert_eq!(answer.status, 200, "{provider} {fault:?}: {}", answer.text());
+            see("a simulation", &answer);
+        }
+    }
     see("a rotation of keys", &gateway.operator("POST", "/v1/keys/rotate", &json!({})).await);
     for path in [
         "orgs",

@@ -234,7 +234,6 @@ fn a_folder_that_cannot_be_taken_is_said() {
 /// A gateway process with the shipped policies.
 struct Gateway {
     process: Child,
-    public: String,
     operator: String,
 }
 
@@ -254,7 +253,7 @@ impl Gateway {
             let (_, rest) = line.split_once(name).unwrap_or_else(|| panic!("no {name} in {line:?}"));
             format!("http://{}", rest.split_whitespace().next().unwrap())
         };
-        Self { public: address("public="), operator: address("operator="), process }
+        Self { operator: address("operator="), process }
     }
 
     fn run(&self, folder: &Path, args: &[&str]) {
@@ -291,7 +290,7 @@ fn recorded_decisions_are_decided_again() {
     desk.write("acme.yaml", RESOURCES);
     let gateway = Gateway::start(folder);
     gateway.run(folder, &["apply", "-f", "acme.yaml"]);
-    let simulate = ["simulate", "slack", "message", "--conversation", "C0HELP", "--public-server", &gateway.public];
+    let simulate = ["simulate", "slack", "message", "--conversation", "C0HELP"];
     gateway.run(folder, &simulate);
 
     let diff = |most: &str, format: &str| {

@@ -12,9 +12,9 @@ use base64::engine::general_purpose::STANDARD;
 use byoa_gateway::app::{EnvSecrets, Gateway};
 use byoa_gateway::config::Config;
 use byoa_gateway::domain::clock::{Clock, Timestamp};
-use byoa_gateway::domain::installation::ProviderKind;
+use byoa_gateway::domain::installation::{ExternalAccount, ProviderKind};
 use byoa_gateway::domain::secret::Secret;
-use byoa_gateway::providers;
+use byoa_gateway::providers::{self, Sample};
 use byoa_gateway::transport::Transport;
 use byoa_gateway::wire::{WireRequest, WireResponse};
 use bytes::Bytes;
@@ -126,17 +126,19 @@ async fn the_official_library_verifies_a_delivery() {
     let (endpoint, mut seen) = agent().await;
     let gateway = gateway(folder.path(), &endpoint).await;
 
-    let ask = json!({"provider": "slack", "kind": "message", "text": "hallo, wörld \u{1F44B}"});
-    let made = operate(&gateway, "/v1/simulate", &ask).await;
-    let body = STANDARD.decode(made["body_base64"].as_str().unwrap()).unwrap();
-    let pairs = made["headers"].as_array().unwrap().iter();
-    let headers: BTreeMap<String, String> = pairs.map(|p| (p[0].as_str().unwrap().to_owned(), p[1].as_str().unwrap().to_owned())).collect();
+    let (slack, now) = (providers::of(ProviderKind::Slack), Clock::system().now());
+    let account = ExternalAccount::Slack { team_id: Some("T0ACME".into()), enterprise_id: None };
+    let text = "hallo, wörld \u{1F44B}";
+    let sample = Sample { kind: "message", account: &account, app_id: Some("A0ACME"), conversation: "C0HELP", text, nonce: 7, now };
+    let (body, media_type) = slack.sample(&sample).unwrap();
+    let mut headers: BTreeMap<String, String> =
+        slack.sign(&body, &Secret::new(SLACK_SECRET.into()), now).into_iter().map(|(n, v)| (n.to_owned(), v)).collect();
+    headers.insert("content-type".into(), media_type.into());
     let wire = headers.iter().map(|(n, v)| (&*n.clone().leak(), Secret::new(v.clone()))).collect();
-    let answer = post(format!("http://{}{}", gateway.public, made["path"].as_str().unwrap()), wire, body.clone().into()).await;
+    let answer = post(format!("http://{}/webhooks/slack/acme-slack-7f3k9d2m", gateway.public), wire, body.clone().into()).await;
     assert_eq!(answer.status, 200);
 
-    // What simulate signs is what Slack would sign.
-    let now = Timestamp::from_secs(headers["x-slack-request-timestamp"].parse().unwrap());
+    // What the sample is signed with is what Slack would sign it with.
     assert_eq!(judge("tests/sdk/verify_slack.py", &request(SLACK_SECRET, &headers, &body, now)), "verified");
 
     let delivered = tokio::time::timeout(Duration::from_secs(20), seen.recv()).await.expect("a delivery").unwrap();

@@ -178,7 +178,7 @@ pub(super) fn closing(next: &Next<'_>) -> String {
     command("get events", &[]);
     if let Some(seat) = next.seat {
         let whose = format!("--installation {} --conversation {}", seat.installation, seat.conversation);
-        command(&format!("simulate {} message", seat.provider), &[whose, format!("--public-server {}", next.public)]);
+        command(&format!("simulate {} message", seat.provider), &[whose]);
     }
     command("get refusals", &[]);
     let _ = write!(text, "\n  {} stops and removes {}", paint(STRONG, "Ctrl-C"), next.folder);
