@@ -157,8 +157,10 @@ async fn fill_the_log(kept: &Kept) {
     sqlx::query("BEGIN").execute(&mut reader).await.unwrap();
     sqlx::query("SELECT COUNT(*) FROM secrets").execute(&mut reader).await.unwrap();
     sqlx::query("PRAGMA synchronous = OFF").execute(&mut writer).await.unwrap();
-    for _ in 0..1_000 {
-        sqlx::query("UPDATE secrets SET sealed = sealed WHERE kind = 'keys' AND owner = 'acme'").execute(&mut writer).await.unwrap();
+    // A row that stays as it is would not be written.
+    for step in [1, -1].repeat(500) {
+        let sql = "UPDATE secrets SET set_ms = set_ms + $1 WHERE kind = 'keys' AND owner = 'acme'";
+        sqlx::query(sql).bind(step).execute(&mut writer).await.unwrap();
     }
 }
 
