@@ -308,11 +308,17 @@ impl Egress {
         });
         // A reply stays in its thread unless the agent names a conversation of its own.
         let thread = body.thread.or(if body.conversation.is_none() { home_thread } else { None });
+        let elsewhere = body.conversation.is_some() && body.conversation != home;
         let conversation = body
             .conversation
             .or(home)
             .filter(|c| is_conversation(c))
             .ok_or_else(|| Ended::new(ReasonCode::EgressMessageInvalid, "name the conversation"))?;
+        // Another spelling of a place would be another place to the policies.
+        let provider = providers::of(installation.item.provider);
+        if elsewhere && !provider.is_conversation(&conversation) {
+            return Err(Ended::new(ReasonCode::EgressConversationForm, provider.conversation_form()));
+        }
         trail.conversation = Some(conversation.clone());
         if !directory.serves(&installation.item, &conversation) {
             trail.trespass = Some(format!("conversations/{conversation}"));

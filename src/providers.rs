@@ -3,6 +3,7 @@
 //! Owns header names, windows, signatures, body shapes, rendering and receipts. Never waits, never does I/O, never
 //! decides: bytes in, values out. Floor 2.
 
+mod methods;
 pub mod sdk;
 pub mod slack;
 pub mod telegram;
@@ -419,6 +420,13 @@ pub trait Provider: Send + Sync {
 
     /// Reads what the provider answered to it.
     fn read_receipt(&self, response: &WireResponse) -> SendReceipt;
+
+    /// Whether a text is a conversation's id in the one form that the gateway takes: another spelling of the same place would be
+    /// another place to the policies.
+    fn is_conversation(&self, text: &str) -> bool;
+
+    /// That form, in words for whoever wrote another.
+    fn conversation_form(&self) -> &'static str;
 
     /// Hosts that hold the provider's files, besides the one of its API: where a credential may go to fetch one.
     fn file_hosts(&self) -> &'static [&'static str];

@@ -8,7 +8,7 @@ use crate::authn::principal::AgentPrincipal;
 use crate::authn::webhook::Verified;
 use crate::domain::ids::{AgentId, BindingId};
 use crate::domain::installation::{Binding, Installation, SessionScope};
-use crate::domain::message::{ConversationKind, EventKind, InboundEvent};
+use crate::domain::message::{ConversationKind, Effect, EventKind, InboundEvent};
 use crate::domain::reason::{ReasonCode, Refusal};
 use crate::domain::record::Decision;
 use crate::domain::route::Route;
@@ -319,6 +319,48 @@ pub fn speaking(
     }
 }
 
+/// Whether an agent is bound to certain conversations of an installation, and not to the installation as a whole: by bindings
+/// that each select a conversation, a thread or a person, or by a session that was handed to it.
+pub fn is_confined(directory: &Directory, agent: &AgentId, installation: &Installation, tie: &Tie) -> bool {
+    let certain = |b: &Binding| b.select.channel.is_some() || b.select.thread.is_some() || b.select.peer.is_some();
+    let bound = tie.route().is_some() && tie.legacy().is_none();
+    bound && bindings_to(directory, agent, installation).all(certain)
+}
+
+/// Whether a confined agent is bound to this conversation. `session` is its open session there, where it has one.
+pub fn is_bound_here(
+    directory: &Directory,
+    agent: &AgentId,
+    installation: &Installation,
+    conversation: &str,
+    session: Option<&SessionView>,
+) -> bool {
+    let handed = session.is_some_and(|s| directory.was_handed(&s.key));
+    handed
+        || bindings_to(directory, agent, installation).any(|b| match &b.select.channel {
+            Some(channel) => channel == conversation,
+            // A thread or a person: the conversation is known by what was heard there.
+            None => session.is_some() || b.select.peer.as_deref() == Some(conversation),
+        })
+}
+
+fn bindings_to<'d>(directory: &'d Directory, agent: &'d AgentId, installation: &Installation) -> impl Iterator<Item = &'d Binding> {
+    directory.bindings_of(&installation.id).iter().map(|b| &b.item).filter(move |b| b.enabled && b.agent == *agent)
+}
+
+/// A method of the provider as it is called: one conversation that it names, or none.
+#[derive(Clone, Copy, Debug)]
+pub struct Called<'c> {
+    /// The provider's name of the method.
+    pub method: &'c str,
+    /// The conversation.
+    pub conversation: Option<&'c str>,
+    /// What the method does there.
+    pub effect: Effect,
+    /// Whether a confined agent is bound to it; `None` for an agent that is bound to the whole installation.
+    pub bound_here: Option<bool>,
+}
+
 /// Asks whether an agent may call a method of the provider through an installation, tied to it as `tie` says.
 ///
 /// # Errors
@@ -328,14 +370,17 @@ pub fn method(
     directory: &Directory,
     principal: &AgentPrincipal,
     installation: &Arc<Kept<Installation>>,
-    method: &str,
+    called: &Called<'_>,
     tie: &Tie,
 ) -> Result<Permit<CallProviderMethod>, Denied> {
     policy.decide(CallProviderMethod {
         agent: facts::agent(directory, principal.agent()),
         installation: facts::installation(directory, &installation.item),
-        method: method.to_owned(),
+        method: called.method.to_owned(),
+        conversation: called.conversation.map(str::to_owned),
+        effect: called.effect,
         bound: tie.route().is_some(),
+        bound_here: called.bound_here,
     })
 }
 

@@ -3,6 +3,31 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+/// What a provider's method does where it is called, as policies are told.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Effect {
+    /// Reads.
+    Read,
+    /// Says, changes or marks something.
+    Write,
+    /// Takes away what was said or shared.
+    Delete,
+    /// Changes a conversation's or the account's settings, or who is in it.
+    Administer,
+}
+
+impl Effect {
+    /// The word in policies.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Delete => "delete",
+            Self::Administer => "administer",
+        }
+    }
+}
+
 /// What happened, as finely as the gateway tells events apart. [`EventKind::cloud_type`] is the coarser word that agents
 /// see as the CloudEvents type.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

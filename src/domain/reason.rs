@@ -53,6 +53,7 @@ reasons! {
     CredentialsFallbackNotOptedIn "credentials.fallback_not_opted_in" 403 false "The org did not opt in to platform fallback for this provider.";
     CredentialsPlatformFallbackDenied "credentials.platform_fallback_denied" 403 false "Platform fallback was asked for and is not open to this org: no platform binding of the agent allows it, or its installation cannot send.";
     CredentialsMethodNotAllowed "credentials.method_not_allowed" 403 false "The provider's method is none of those that agents may call.";
+    CredentialsConversationElsewhere "credentials.conversation_elsewhere" 403 false "The agent is bound to certain conversations only, and the call reads elsewhere.";
     CredentialsAbsent "credentials.absent" 403 false "The installation has no credential.";
     CredentialsExpired "credentials.expired" 403 false "The installation's credential has expired.";
     CredentialsRevoked "credentials.revoked" 403 false "The installation's credential was revoked.";
@@ -124,6 +125,7 @@ reasons! {
     VaultSecretCorrupt "vault.secret_corrupt" 503 true "The sealed value or its key's name was altered or damaged.";
 
     EgressMessageInvalid "egress.message_invalid" 422 false "The message lacks a destination or content, or has a field that is not the agent's to set.";
+    EgressConversationForm "egress.conversation_form" 422 false "The conversation is not written in the one form of its ids that the provider has here.";
     EgressNotFound "egress.not_found" 404 false "No such session, installation or file for this agent.";
     EgressInstallationAmbiguous "egress.installation_ambiguous" 400 false "The agent may use several installations of this provider and did not name one.";
     EgressMethodUnknown "egress.method_unknown" 403 false "The gateway does not know the provider's call, so it does not make it.";

@@ -9,7 +9,7 @@ use serde_json::{Value as Json, json};
 
 use super::call::{Answer, Call};
 use super::media::{self, is_pinned};
-use super::{Egress, Ended, Ending, Trail, Underway, is_conversation, is_theirs};
+use super::{Egress, Ended, Ending, Trail, Underway, is_theirs};
 use crate::authn::principal::AgentPrincipal;
 use crate::credentials;
 use crate::crypto::{random, sha256, sha256_of};
@@ -17,7 +17,11 @@ use crate::domain::ids::{InstallationId, MessageId, RequestId};
 use crate::domain::installation::{Agent, Installation, ProviderKind};
 use crate::domain::message::SendReceipt;
 use crate::domain::reason::{Failure, ReasonCode, Stop};
+use crate::policy::action::CallProviderMethod;
+use crate::policy::{Permit, Snapshot};
+use crate::providers;
 use crate::providers::sdk::{self, Asked, Kind, Place, Refused, Sdk, Told};
+use crate::routing::{self, Called, Tie};
 use crate::store::NewSend;
 use crate::store::directory::{Directory, Kept};
 use crate::transport::Streamed;
@@ -25,7 +29,6 @@ use crate::vault::ticket::MediaLinks;
 use crate::wire::budget::Taken;
 use crate::wire::form::Arguments;
 use crate::wire::{Payload, Piece, WireResponse};
-use crate::{providers, routing};
 
 /// The most that is read of an answer which is no file: what an answer says is parsed, and takes many times its bytes then.
 const JSON_ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -189,7 +192,7 @@ impl Egress {
         };
         let installation = pick(&directory, principal.agent(), &call, &asked, trail)?;
         trail.installation = Some(installation.clone());
-        let told = sdk.tell(&asked, &installation.item.account).map_err(|untold| Ended::new(untold.code, untold.detail))?;
+        let told = sdk::tell(call.provider, &asked, &installation.item.account).map_err(|untold| Ended::new(untold.code, untold.detail))?;
         noted.method = Some(told.method.clone());
         if let Kind::Own(status, body) = &told.kind {
             let outcome = if *status < 400 { Ok(String::new()) } else { Err(ReasonCode::EgressMethodReserved) };
@@ -217,8 +220,7 @@ impl Egress {
             self.asked(trail, spoken, |d| d.decision())?;
         }
         self.enter(entered, &tie, trail)?;
-        let called = routing::method(&policy, &directory, principal, &installation, &told.method, &tie);
-        let permit = self.asked(trail, called, |p| p.decision())?;
+        let permit = self.permitted(&policy, &directory, principal, &installation, &told, &tie, trail).await?;
         trail.legacy = tie.legacy().cloned();
         // Never through the platform's app: its conversations are others, and the SDK would not know.
         let lease = self.selected(trail, credentials::called(&policy, &directory, &permit, self.clock.now()))?;
@@ -258,6 +260,50 @@ impl Egress {
         // The answer holds its part of the budget until it is written.
         let body = AnswerBody::Whole(Taken::new(body, held, None).bytes);
         Ok(Answered { answer: SdkAnswer { status, media_type, retry_after_s, body }, outcome })
+    }
+
+    /// Asks of every conversation that the call names, or once where it names none. The first permit stands for the call.
+    #[allow(clippy::too_many_arguments)]
+    async fn permitted(
+        &self,
+        policy: &Snapshot,
+        directory: &Directory,
+        principal: &AgentPrincipal,
+        installation: &Arc<Kept<Installation>>,
+        told: &Told,
+        tie: &Tie,
+        trail: &mut Trail,
+    ) -> Result<Permit<CallProviderMethod>, Ended> {
+        let confined = routing::is_confined(directory, &principal.agent().id, &installation.item, tie);
+        let mut called = Called { method: &told.method, conversation: None, effect: told.effect, bound_here: confined.then_some(false) };
+        let mut first = None;
+        for (conversation, effect) in told.named() {
+            (called.conversation, called.effect) = (Some(conversation), effect);
+            if confined {
+                called.bound_here = Some(self.is_bound_here(directory, principal, &installation.item, conversation).await?);
+            }
+            let answer = routing::method(policy, directory, principal, installation, &called, tie);
+            let permit = self.asked(trail, answer, |p| p.decision())?;
+            first.get_or_insert(permit);
+        }
+        match first {
+            Some(permit) => Ok(permit),
+            None => self.asked(trail, routing::method(policy, directory, principal, installation, &called, tie), |p| p.decision()),
+        }
+    }
+
+    async fn is_bound_here(
+        &self,
+        directory: &Directory,
+        principal: &AgentPrincipal,
+        installation: &Installation,
+        conversation: &str,
+    ) -> Result<bool, Ended> {
+        let session = match self.store.session_at(principal, installation, conversation, None).await.map_err(broken)? {
+            Some(session) => self.store.session_of(principal, &session).await.map_err(broken)?,
+            None => None,
+        };
+        Ok(routing::is_bound_here(directory, &principal.agent().id, installation, conversation, session.as_ref()))
     }
 
     /// An address of the gateway's, for this agent alone.
@@ -325,10 +371,7 @@ fn placed<'t>(
         }
         _ => None,
     };
-    for named in told.touches.iter().map(String::as_str).chain(place.map(|(conversation, _)| conversation)) {
-        if !is_conversation(named) {
-            return Err(Ended::new(ReasonCode::EgressMessageInvalid, "a conversation's name is too long, or holds control characters"));
-        }
+    for (named, _) in told.named() {
         if !directory.serves(installation, named) {
             trail.trespass = Some(format!("conversations/{named}"));
             return Err(Ended::new(ReasonCode::EgressNotFound, "no such conversation for this agent"));

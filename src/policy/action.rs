@@ -11,6 +11,7 @@ use super::entities::{Question, Slice, Unfit};
 pub use crate::authn::principal::Role;
 use crate::domain::ids::{AgentId, InstallationId, OrgId, ProfileId};
 use crate::domain::installation::{Ownership, ProviderKind};
+use crate::domain::message::Effect;
 use crate::domain::reason::ReasonCode;
 use crate::domain::rollout::Flag;
 pub use operate::*;
@@ -225,8 +226,15 @@ pub struct CallProviderMethod {
     pub installation: InstallationFacts,
     /// The provider's name of the method, as in `chat.postMessage`.
     pub method: String,
+    /// A conversation that the call names, in the provider's one form; a call that names several is several questions.
+    pub conversation: Option<String>,
+    /// What the method does there.
+    pub effect: Effect,
     /// Whether an enabled binding ties the two.
     pub bound: bool,
+    /// For an agent that is bound to certain conversations only: whether the call stays in one of those. `None` where the agent
+    /// is bound to the whole installation.
+    pub bound_here: Option<bool>,
 }
 
 /// May what this agent answers to an interaction go back to the provider while the person waits?
@@ -354,7 +362,17 @@ impl sealed::Ask for CallProviderMethod {
     fn question(&self, mut slice: Slice<'_>) -> Result<Question, Unfit> {
         let principal = slice.agent(&self.agent)?;
         let resource = slice.installation(&self.installation)?;
-        let context = vec![("method", Value::new_string(self.method.clone())), ("bound", Value::new_bool(self.bound))];
+        let mut context = vec![
+            ("method", Value::new_string(self.method.clone())),
+            ("effect", slice.names.effect.value(self.effect.as_str())),
+            ("bound", Value::new_bool(self.bound)),
+        ];
+        if let Some(conversation) = &self.conversation {
+            context.push(("conversation", Value::new_string(conversation.clone())));
+        }
+        if let Some(here) = self.bound_here {
+            context.push(("boundHere", Value::new_bool(here)));
+        }
         slice.question(principal, Self::NAME, resource, context)
     }
 
@@ -363,7 +381,7 @@ impl sealed::Ask for CallProviderMethod {
     }
 
     fn bytes(&self) -> usize {
-        self.method.len()
+        self.method.len() + self.conversation.as_deref().map_or(0, str::len)
     }
 }
 

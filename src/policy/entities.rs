@@ -71,6 +71,7 @@ names! {
     conversation_kind "ConversationKind",
     event_type "EventType",
     interaction_kind "InteractionKind",
+    effect "Effect",
     gateway "Gateway",
     org "Org",
     platform_profile "PlatformProfile",

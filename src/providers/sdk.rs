@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::{slack, telegram, whatsapp};
 use crate::domain::ids::RequestId;
 use crate::domain::installation::{ExternalAccount, ProviderKind};
-use crate::domain::message::SendReceipt;
+use crate::domain::message::{Effect, SendReceipt};
 use crate::domain::reason::ReasonCode;
 use crate::domain::secret::Secret;
 use crate::wire::form::{Arguments, Written};
@@ -75,15 +75,48 @@ pub struct Told {
     pub method: String,
     /// What it would do.
     pub kind: Kind,
-    /// Further conversations that it names.
-    pub touches: Vec<String>,
+    /// The effect that policies are told: on the conversation that it speaks into, or on what it is about.
+    pub effect: Effect,
+    /// Further conversations that it names, and what it does there.
+    pub touches: Vec<Touch>,
+}
+
+/// A conversation that a call names without speaking into it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Touch {
+    /// The conversation.
+    pub conversation: String,
+    /// What is done there.
+    pub effect: Effect,
+}
+
+impl Told {
+    /// A call that speaks into a conversation.
+    pub(super) fn message(method: &str, effect: Effect, conversation: String, thread: Option<String>) -> Self {
+        Self { method: method.to_owned(), kind: Kind::Message { conversation, thread }, effect, touches: Vec::new() }
+    }
+
+    /// A call that speaks to nobody; about `conversation`, where it names one.
+    pub(super) fn quiet(method: &str, kind: Kind, effect: Effect, conversation: Option<String>) -> Self {
+        let touches = conversation.into_iter().map(|conversation| Touch { conversation, effect }).collect();
+        Self { method: method.to_owned(), kind, effect, touches }
+    }
+
+    /// Every conversation that it names, and what it does there; the one that it speaks into comes first.
+    pub fn named(&self) -> impl Iterator<Item = (&str, Effect)> {
+        let place = match &self.kind {
+            Kind::Message { conversation, .. } => Some((conversation.as_str(), self.effect)),
+            _ => None,
+        };
+        place.into_iter().chain(self.touches.iter().map(|touch| (touch.conversation.as_str(), touch.effect)))
+    }
 }
 
 /// Why a call is not one that can be made at all.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Untold {
-    /// [`ReasonCode::EgressMethodUnknown`], [`ReasonCode::EgressMethodReserved`], [`ReasonCode::EgressMessageInvalid`] or
-    /// [`ReasonCode::EgressNotFound`].
+    /// [`ReasonCode::EgressMethodUnknown`], [`ReasonCode::EgressMethodReserved`], [`ReasonCode::EgressMessageInvalid`],
+    /// [`ReasonCode::EgressConversationForm`] or [`ReasonCode::EgressNotFound`].
     pub code: ReasonCode,
     /// For the developer.
     pub detail: &'static str,
@@ -153,7 +186,7 @@ pub trait Sdk: Send + Sync {
         false
     }
 
-    /// Tells a call apart.
+    /// Tells a call apart. Callers go by [`tell`], which also looks at how conversations are written.
     ///
     /// # Errors
     /// [`Untold`]
@@ -187,6 +220,18 @@ pub trait Sdk: Send + Sync {
 
     /// A refusal in the shape that the SDK raises as its own error: status and body.
     fn refusal(&self, refused: &Refused<'_>) -> (u16, Value);
+}
+
+/// Tells a call apart, and lets through only one that writes each conversation in the provider's one form.
+///
+/// # Errors
+/// [`Untold`]
+pub fn tell(kind: ProviderKind, asked: &Asked<'_>, account: &ExternalAccount) -> Result<Told, Untold> {
+    let (told, provider) = (of(kind).tell(asked, account)?, super::of(kind));
+    if told.named().any(|(conversation, _)| !provider.is_conversation(conversation)) {
+        return Err(Untold { code: ReasonCode::EgressConversationForm, detail: provider.conversation_form() });
+    }
+    Ok(told)
 }
 
 /// The SDKs of a provider.

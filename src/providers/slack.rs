@@ -3,6 +3,7 @@
 mod answer;
 mod body;
 mod lifecycle;
+pub(super) mod methods;
 mod replies;
 mod sdk;
 #[cfg(test)]
@@ -281,6 +282,16 @@ impl Provider for Slack {
     }
 
     /// <https://docs.slack.dev/reference/objects/file-object>: `url_private_download`.
+    fn is_conversation(&self, text: &str) -> bool {
+        let fit = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit();
+        text.strip_prefix(['C', 'D', 'G']).is_some_and(|rest| (1..=63).contains(&rest.len()) && rest.bytes().all(fit))
+    }
+
+    fn conversation_form(&self) -> &'static str {
+        "a Slack conversation is written as its id, as in C0123ABCD: C, D or G, then capital letters and digits; neither a name such as #help \
+         nor a person's id"
+    }
+
     fn file_hosts(&self) -> &'static [&'static str] {
         &["files.slack.com"]
     }

@@ -1,6 +1,7 @@
 //! Telegram's Bot API: updates in, `sendMessage` out. The path alone names the bot. Floor 2.
 
 mod body;
+pub(super) mod methods;
 mod sdk;
 #[cfg(test)]
 mod tests;
@@ -173,6 +174,14 @@ impl Provider for Telegram {
             200..=299 => SendReceipt::Unknown { error: "unreadable answer".to_owned() },
             _ => SendReceipt::Rejected { error },
         }
+    }
+
+    fn is_conversation(&self, text: &str) -> bool {
+        text.parse::<i64>().is_ok_and(|chat| chat != 0 && chat.to_string() == text)
+    }
+
+    fn conversation_form(&self) -> &'static str {
+        "a Telegram conversation is written as the chat's number, as in -1001234567890, without plus, blanks or leading zeros; no @name"
     }
 
     fn file_hosts(&self) -> &'static [&'static str] {

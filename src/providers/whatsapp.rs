@@ -198,6 +198,14 @@ impl Provider for WhatsApp {
     }
 
     /// <https://developers.facebook.com/documentation/business-messaging/whatsapp/business-phone-numbers/media>
+    fn is_conversation(&self, text: &str) -> bool {
+        is_phone(text) || is_user_id(text) || is_group(text)
+    }
+
+    fn conversation_form(&self) -> &'static str {
+        CONVERSATION_FORM
+    }
+
     fn file_hosts(&self) -> &'static [&'static str] {
         &["lookaside.fbsbx.com"]
     }
@@ -281,9 +289,24 @@ impl Provider for WhatsApp {
     }
 }
 
+const CONVERSATION_FORM: &str = "a WhatsApp conversation is written as a phone number in digits with the country code, as in 15550001, without plus, blanks or \
+     leading zeros; as a user's id, as in US.13, which an SDK sends in `recipient`; or as a group's id, with `recipient_type` group";
+
+/// A phone number as Meta writes it in events: E.164 without the plus.
+fn is_phone(text: &str) -> bool {
+    (1..=15).contains(&text.len()) && !text.starts_with('0') && text.bytes().all(|b| b.is_ascii_digit())
+}
+
 /// <https://developers.facebook.com/documentation/business-messaging/whatsapp/business-scoped-user-ids>: a country's two
-/// letters, a dot and the id. Anything else is a phone number.
+/// letters, a dot and the id.
 fn is_user_id(text: &str) -> bool {
-    text.split_once('.')
-        .is_some_and(|(country, id)| country.len() == 2 && country.bytes().all(|b| b.is_ascii_uppercase()) && !id.is_empty())
+    let fit = |id: &str| (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric());
+    text.split_once('.').is_some_and(|(country, id)| country.len() == 2 && country.bytes().all(|b| b.is_ascii_uppercase()) && fit(id))
+}
+
+/// A group's id: base64 with letters in it, so that it is no phone number.
+fn is_group(text: &str) -> bool {
+    let (letters, padding) = text.split_at(text.trim_end_matches('=').len());
+    let fit = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');
+    padding.len() <= 2 && (8..=256).contains(&letters.len()) && letters.bytes().all(fit) && letters.bytes().any(|b| b.is_ascii_alphabetic())
 }

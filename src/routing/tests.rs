@@ -218,3 +218,55 @@ proptest! {
         prop_assert!(bindings.iter().zip(unsure).all(|(b, s)| !b.is_legacy() || s != Standing::Hears));
     }
 }
+
+#[test]
+fn an_agent_is_confined_where_each_of_its_bindings_selects_a_conversation() {
+    let s = |v: &str| Some(v.to_owned());
+    let channel = |id: &str| Selector { channel: s(id), ..Selector::default() };
+    let peer = Selector { peer: s("15550001"), ..Selector::default() };
+    let agent = AgentId::parse("a").unwrap();
+    let directory = |all: &[Arc<Kept<Binding>>]| {
+        let bindings = all.iter().map(|b| (b.item.id.clone(), b.clone())).collect();
+        Directory { bindings, ..Directory::default() }.indexed()
+    };
+    let tie = |binding: Option<&Arc<Kept<Binding>>>| Tie {
+        route: binding.map(|b| Route {
+            org: b.item.org.clone(),
+            provider: ProviderKind::Slack,
+            installation: installation().id,
+            binding: Some(b.item.id.clone()),
+            agent: agent.clone(),
+            legacy: b.item.is_legacy(),
+        }),
+        legacy: None,
+    };
+    let (one, other, all) = (binding("one", channel("C1"), 1), binding("other", peer, 1), binding("all", Selector::default(), 1));
+    let mut off = Binding::clone(&all.item);
+    off.enabled = false;
+    let off = Arc::new(Kept { item: off, secrets: vec![], updated: Timestamp::default() });
+    let confined = |bindings: &[Arc<Kept<Binding>>]| is_confined(&directory(bindings), &agent, &installation(), &tie(bindings.first()));
+    assert!(confined(&[one.clone(), other.clone()]));
+    assert!(confined(&[one.clone(), off]), "a binding that is switched off binds to nothing");
+    assert!(!confined(&[one.clone(), all]), "one that takes everything is enough");
+    assert!(!is_confined(&directory(&[]), &agent, &installation(), &tie(None)), "whoever is not bound at all is refused for that");
+
+    let session = |key: &str| SessionView {
+        id: crate::domain::ids::SessionId::fresh(Timestamp::default()),
+        key: key.into(),
+        route: tie(Some(&one)).route.unwrap(),
+        conversation: "D1".into(),
+        thread: None,
+        status: "active".into(),
+    };
+    let here = |bindings: &[Arc<Kept<Binding>>], conversation: &str, session: Option<&SessionView>| {
+        is_bound_here(&directory(bindings), &agent, &installation(), conversation, session)
+    };
+    let by_channel = std::slice::from_ref(&one);
+    assert!(here(by_channel, "C1", None));
+    assert!(!here(by_channel, "C2", None));
+    assert!(!here(by_channel, "D1", Some(&session("k"))), "a session from before the binding was changed is none of this binding's");
+    let by_peer = std::slice::from_ref(&other);
+    assert!(here(by_peer, "15550001", None), "a direct conversation that is called as its person");
+    assert!(here(by_peer, "D1", Some(&session("k"))), "where that person was heard");
+    assert!(!here(by_peer, "D1", None));
+}

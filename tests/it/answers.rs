@@ -78,7 +78,8 @@ impl Bench {
 }
 
 fn hello(installation: &str) -> Value {
-    json!({"installation": installation, "conversation": "424242", "text": "hi"})
+    let conversation = if installation.starts_with("slack") { "C424242" } else { "424242" };
+    json!({"installation": installation, "conversation": conversation, "text": "hi"})
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

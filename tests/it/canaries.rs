@@ -204,7 +204,8 @@ async fn no_secret_is_anywhere() {
         for (n, (status, body)) in answers(&app.credential()).into_iter().enumerate() {
             api.answers(status, body);
             for token in [AGENT_TOKEN, nobody] {
-                let send = json!({"installation": app.profile, "conversation": "424242", "text": "hi"});
+                let conversation = if provider == ProviderKind::Slack { "C424242" } else { "424242" };
+                let send = json!({"installation": app.profile, "conversation": conversation, "text": "hi"});
                 let request = Request::post("/v1/messages", send.to_string()).json().header("authorization", format!("Bearer {token}"));
                 see("a send", &gateway.public(request.header("idempotency-key", format!("key-{provider}-{n}"))).await);
                 let sdk = match provider {

@@ -73,7 +73,8 @@ impl Bench {
 }
 
 fn hello(installation: &str) -> Value {
-    json!({"installation": installation, "conversation": "424242", "text": "hi"})
+    let conversation = if installation.starts_with("slack") { "C424242" } else { "424242" };
+    json!({"installation": installation, "conversation": conversation, "text": "hi"})
 }
 
 /// Everything that fallback needs, and acme's own installation without a credential.
@@ -271,12 +272,12 @@ async fn a_bot_that_orgs_share_speaks_for_each_in_its_own_chats_alone() {
         // Whose list is empty has what nobody lists.
         (ACME, "telegram-rest", "555", 200),
         (ACME, "telegram-rest", "-100222", 404),
-        (ACME, "telegram-rest", "-0100222", 404),
+        (ACME, "telegram-rest", "-0100222", 422),
         (ACME, "telegram-rest", "-100111", 404),
-        (ACME, "telegram-rest", "@somewhere", 404),
+        (ACME, "telegram-rest", "@somewhere", 422),
         // A bot of one's own goes where it can.
         (ACME, "telegram-acme", "-100222", 200),
-        (ACME, "telegram-acme", "@somewhere", 200),
+        (ACME, "telegram-acme", "@somewhere", 422),
     ]
     .into_iter()
     .enumerate()

@@ -57,7 +57,8 @@ impl Bed {
     }
 
     async fn say_under(&self, key: &str, token: &str, installation: &str, conversation: &str) -> Told {
-        let body = json!({"installation": installation, "conversation": conversation, "text": "hi"});
+        let letter = if installation.starts_with("slack") && !conversation.starts_with('C') { "C" } else { "" };
+        let body = json!({"installation": installation, "conversation": format!("{letter}{conversation}"), "text": "hi"});
         let request = Request::post("/v1/messages", body.to_string())
             .json()
             .header("authorization", format!("Bearer {token}"))

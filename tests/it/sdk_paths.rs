@@ -751,14 +751,15 @@ async fn a_shared_bot_speaks_where_its_share_is() {
     let ask = async |method: &str, body: Value| shown(&bed.call(&format!("/sdk/telegram/bot{STRANGER}/{method}"), &[], &body).await);
     let elsewhere = (403, "egress.not_found".to_owned());
     assert_eq!(ask("sendMessage", json!({"chat_id": -100, "text": "x"})).await, elsewhere, "acme's chat");
-    assert_eq!(ask("sendMessage", json!({"chat_id": "@acme_help", "text": "x"})).await, elsewhere, "by a name it could be anybody's");
+    let named = ask("sendMessage", json!({"chat_id": "@acme_help", "text": "x"})).await;
+    assert_eq!(named, (400, "egress.conversation_form".into()), "by a name it could be anybody's");
     assert_eq!(ask("getChat", json!({"chat_id": -100})).await, elsewhere);
     assert_eq!(ask("copyMessage", json!({"chat_id": -200, "from_chat_id": -100, "message_id": 1})).await, elsewhere);
     assert_eq!(
         ask("sendMessage", json!({"chat_id": -200, "text": "x", "reply_parameters": {"message_id": 1, "chat_id": -100}})).await,
         elsewhere
     );
-    assert_eq!(ask("sendMessage", json!({"chat_id": "-0200", "text": "x"})).await, (400, "egress.message_invalid".into()));
+    assert_eq!(ask("sendMessage", json!({"chat_id": "-0200", "text": "x"})).await, (400, "egress.conversation_form".into()));
     assert_eq!(ask("setMyCommands", json!({"commands": []})).await, (403, "egress.method_reserved".into()), "the bot is everybody's");
     assert_eq!(bed.providers.count(), 0);
     // The other door is the same wall.

@@ -29,7 +29,7 @@ impl Line {
     }
 
     fn tell(&self) -> Result<Told, ReasonCode> {
-        of(self.kind).tell(&self.asked(), &account(self.kind)).map_err(|untold| untold.code)
+        tell(self.kind, &self.asked(), &account(self.kind)).map_err(|untold| untold.code)
     }
 
     fn url(&self, credential: &str, base: &str) -> String {
@@ -83,6 +83,15 @@ fn slack_s_methods_are_told_apart() {
         ("reactions.add", json!({"channel": "C1"}), "reactions.add says in C1/"),
         ("assistant.threads.setStatus", json!({"channel_id": "C1"}), "assistant.threads.setStatus says in C1/"),
         ("chat.postMessage", json!({"text": "x"}), "egress.message_invalid"),
+        ("chat.postMessage", json!({"channel": "#secret"}), "egress.conversation_form"),
+        ("chat.postMessage", json!({"channel": "secret"}), "egress.conversation_form"),
+        ("chat.postMessage", json!({"channel": " C1"}), "egress.conversation_form"),
+        ("chat.postMessage", json!({"channel": "c1"}), "egress.conversation_form"),
+        ("chat.postMessage", json!({"channel": "U1"}), "egress.conversation_form"),
+        ("conversations.history", json!({"channel": "secret"}), "egress.conversation_form"),
+        ("files.list", json!({"channel": "#secret"}), "egress.conversation_form"),
+        ("conversations.open", json!({"channel": "U1"}), "egress.conversation_form"),
+        ("files.completeUploadExternal", json!({"channels": "#secret"}), "egress.conversation_form"),
         ("chat.postMessage", json!({"channel": ["C1", "C2"]}), "egress.message_invalid"),
         ("chat.postMessage", json!({"channel": "C1", "as_user": true}), "egress.message_invalid"),
         ("chat.postMessage", json!({"channel": "C1", "team_id": "T2"}), "egress.message_invalid"),
@@ -115,9 +124,16 @@ fn telegram_s_methods_are_told_apart() {
     for (method, body, wanted) in [
         ("getMe", json!({}), "getMe Plain"),
         ("sendMessage", json!({"chat_id": -1001, "message_thread_id": 7}), "sendMessage says in -1001/7"),
-        ("sendMessage", json!({"chat_id": "@acme_help"}), "sendMessage says in @acme_help/"),
-        ("sendMessage", json!({"chat_id": " 5"}), "egress.message_invalid"),
-        ("sendMessage", json!({"chat_id": "+5"}), "egress.message_invalid"),
+        ("sendMessage", json!({"chat_id": "-1001"}), "sendMessage says in -1001/"),
+        ("sendMessage", json!({"chat_id": "@acme_help"}), "egress.conversation_form"),
+        ("sendMessage", json!({"chat_id": " 5"}), "egress.conversation_form"),
+        ("sendMessage", json!({"chat_id": "+5"}), "egress.conversation_form"),
+        ("sendMessage", json!({"chat_id": "05"}), "egress.conversation_form"),
+        ("sendMessage", json!({"chat_id": 0}), "egress.conversation_form"),
+        ("getChat", json!({"chat_id": "@acme_help"}), "egress.conversation_form"),
+        ("copyMessage", json!({"chat_id": 5, "from_chat_id": "@acme_help"}), "egress.conversation_form"),
+        ("sendMessage", json!({"chat_id": 5, "reply_parameters": {"chat_id": "@acme_help"}}), "egress.conversation_form"),
+        ("getMyCommands", json!({"scope": {"type": "chat", "chat_id": "@acme_help"}}), "egress.conversation_form"),
         ("sendMessage", json!({}), "egress.message_invalid"),
         ("sendMessage", json!({"chat_id": 5, "business_connection_id": "b"}), "egress.message_invalid"),
         ("editMessageText", json!({"inline_message_id": "x"}), "egress.message_invalid"),
@@ -138,12 +154,15 @@ fn telegram_s_methods_are_told_apart() {
     ] {
         assert_eq!(shown(&telegram(method, body.clone())), wanted, "{method} {body}");
     }
-    let touched = |method: &str, body: Value| telegram(method, body).tell().unwrap().touches;
-    assert_eq!(touched("forwardMessage", json!({"chat_id": 5, "from_chat_id": -7})), ["-7"]);
-    assert_eq!(touched("getChat", json!({"chat_id": -7})), ["-7"]);
-    assert_eq!(touched("sendMessage", json!({"chat_id": 5, "reply_parameters": {"message_id": 1, "chat_id": -7}})), ["-7"]);
-    assert_eq!(touched("sendMessage", json!({"chat_id": 5, "reply_parameters": "{\"message_id\": 1, \"chat_id\": -7}"})), ["-7"]);
+    let touched = |method: &str, body: Value| -> Vec<String> {
+        telegram(method, body).tell().unwrap().touches.into_iter().map(|t| format!("{} {}", t.effect.as_str(), t.conversation)).collect()
+    };
+    assert_eq!(touched("forwardMessage", json!({"chat_id": 5, "from_chat_id": -7})), ["read -7"]);
+    assert_eq!(touched("getChat", json!({"chat_id": -7})), ["read -7"]);
+    assert_eq!(touched("sendMessage", json!({"chat_id": 5, "reply_parameters": {"message_id": 1, "chat_id": -7}})), ["read -7"]);
+    assert_eq!(touched("sendMessage", json!({"chat_id": 5, "reply_parameters": "{\"message_id\": 1, \"chat_id\": -7}"})), ["read -7"]);
     assert_eq!(touched("sendMessage", json!({"chat_id": 5, "reply_parameters": {"message_id": 1}})), Vec::<String>::new());
+    assert_eq!(touched("getMyCommands", json!({"scope": "{\"type\": \"chat\", \"chat_id\": -7}"})), ["read -7"]);
     let Kind::Own(_, info) = telegram("getWebhookInfo", json!({})).tell().unwrap().kind else { panic!() };
     assert_eq!(info["result"]["url"], "https://gw.example/webhooks/telegram", "the address alone, not what makes it unguessable");
     let Kind::Own(_, set) = telegram("setWebhook", json!({"url": "https://evil.example"})).tell().unwrap().kind else { panic!() };
@@ -157,6 +176,13 @@ fn whatsapp_s_nodes_are_told_apart() {
     for (http, path, body, wanted) in [
         (M::POST, "2/messages", text(json!("15550001")), "messages says in 15550001/"),
         (M::POST, "2/messages", json!({"recipient": "US.13"}), "messages says in US.13/"),
+        (M::POST, "2/messages", text(json!("+1 555-0001")), "egress.conversation_form"),
+        (M::POST, "2/messages", text(json!("0015550001")), "egress.conversation_form"),
+        (M::POST, "2/messages", text(json!("US.13")), "egress.conversation_form"),
+        (M::POST, "2/messages", text(json!("Z3JvdXAtaWQ=")), "egress.conversation_form"),
+        (M::POST, "2/messages", json!({"recipient": "15550001"}), "egress.conversation_form"),
+        (M::POST, "2/messages", json!({"to": "Z3JvdXAtaWQ=", "recipient_type": "group"}), "messages says in Z3JvdXAtaWQ=/"),
+        (M::POST, "2/messages", json!({"to": "15550001", "recipient_type": "group"}), "egress.conversation_form"),
         (M::POST, "2/messages", json!({"recipient": "US.13", "to": "1"}), "egress.message_invalid"),
         (M::POST, "2/messages", text(json!(null)), "egress.message_invalid"),
         (M::POST, "2/messages", json!({"status": "read", "message_id": "wamid.1"}), "messages Plain"),
@@ -289,7 +315,7 @@ fn addresses_that_only_the_token_opens_become_the_gateway_s() {
         Place::File(id) => Some(format!("gw:{id}")),
         Place::Upload(url) => url.starts_with("https://files.slack.com/").then(|| "gw:up".to_owned()),
     };
-    let told = |method: &str| Told { method: method.into(), kind: Kind::Plain, touches: Vec::new() };
+    let told = |method: &str| Told::quiet(method, Kind::Plain, Effect::Read, None);
     let relinked = |kind, method: &str, body: Value| {
         let out = of(kind).relink(&told(method), body.to_string().as_bytes(), &link)?;
         Ok::<Option<Value>, ReasonCode>(out.map(|bytes| serde_json::from_slice(&bytes).unwrap()))
@@ -339,4 +365,36 @@ fn a_call_of_whatsapp_names_its_number_and_no_other_call_names_an_account() {
     file.arguments.query.push(("phone_number_id".into(), "2".into()));
     assert!(!names(&file), "an argument that stands there twice names nothing");
     assert!(!names(&slack("auth.test", json!({"team_id": "T1"}))) && !names(&telegram("getMe", json!({}))));
+}
+
+#[test]
+fn every_method_has_an_effect_and_a_name_of_its_own() {
+    let effect = |line: &Line| line.tell().unwrap().effect.as_str();
+    for (line, wanted) in [
+        (slack("conversations.history", json!({"channel": "C1"})), "read"),
+        (slack("files.list", json!({})), "read"),
+        (slack("conversations.open", json!({"users": "U1"})), "write"),
+        (slack("chat.update", json!({"channel": "C1"})), "write"),
+        (slack("chat.delete", json!({"channel": "C1"})), "delete"),
+        (slack("files.delete", json!({"file": "F1"})), "delete"),
+        (slack("conversations.kick", json!({"channel": "C1", "user": "U1"})), "administer"),
+        (telegram("getChatMember", json!({"chat_id": 5, "user_id": 6})), "read"),
+        (telegram("editMessageText", json!({"chat_id": 5})), "write"),
+        (telegram("deleteMessages", json!({"chat_id": 5})), "delete"),
+        (telegram("setMyName", json!({"name": "x"})), "administer"),
+        (whatsapp(Method::GET, "777", Value::Null), "read"),
+        (whatsapp(Method::POST, "2/messages", json!({"to": "1"})), "write"),
+    ] {
+        assert_eq!(effect(&line), wanted, "{:?}", line.path);
+    }
+    let named = |line: Line| line.tell().unwrap().named().map(|(c, e)| format!("{} {c}", e.as_str())).collect::<Vec<_>>();
+    assert_eq!(named(slack("conversations.history", json!({"channel": "C1"}))), ["read C1"]);
+    assert_eq!(named(slack("chat.postMessage", json!({"channel": "C1"}))), ["write C1"]);
+    assert_eq!(named(telegram("forwardMessage", json!({"chat_id": 5, "from_chat_id": -7}))), ["write 5", "read -7"]);
+    assert_eq!(named(slack("conversations.list", json!({}))), Vec::<String>::new());
+    for table in [slack::methods::METHODS, telegram::methods::METHODS] {
+        for (n, entry) in table.iter().enumerate() {
+            assert!(table.iter().skip(n + 1).all(|other| other.name != entry.name), "{} stands there twice", entry.name);
+        }
+    }
 }

@@ -4,92 +4,15 @@ use http::Method;
 use serde_json::{Map, Value, json};
 
 use super::Slack;
+use super::methods::{METHODS, RESERVED, SHARE, UPLOAD};
 use crate::domain::installation::{ExternalAccount, ProviderKind};
-use crate::domain::message::SendReceipt;
+use crate::domain::message::{Effect, SendReceipt};
 use crate::domain::reason::ReasonCode;
 use crate::domain::secret::Secret;
+use crate::providers::methods::{Sort, find};
 use crate::providers::sdk::{Asked, Kind, Located, Place, Refused, Sdk, Told, Untold, plain_receipt, request, segments};
 use crate::wire::form::Written;
 use crate::wire::{WireRequest, WireResponse};
-
-/// Methods that speak into a conversation or act there where people see it, and the argument that names it.
-/// <https://docs.slack.dev/reference/methods>
-const SPEAKS: &[(&str, &str)] = &[
-    ("assistant.threads.setStatus", "channel_id"),
-    ("assistant.threads.setSuggestedPrompts", "channel_id"),
-    ("assistant.threads.setTitle", "channel_id"),
-    ("bookmarks.add", "channel_id"),
-    ("bookmarks.edit", "channel_id"),
-    ("bookmarks.remove", "channel_id"),
-    ("chat.appendStream", "channel"),
-    ("chat.delete", "channel"),
-    ("chat.deleteScheduledMessage", "channel"),
-    ("chat.meMessage", "channel"),
-    ("chat.postEphemeral", "channel"),
-    ("chat.postMessage", "channel"),
-    ("chat.scheduleMessage", "channel"),
-    ("chat.startStream", "channel"),
-    ("chat.stopStream", "channel"),
-    ("chat.unfurl", "channel"),
-    ("chat.update", "channel"),
-    ("conversations.invite", "channel"),
-    ("conversations.join", "channel"),
-    ("conversations.kick", "channel"),
-    ("conversations.leave", "channel"),
-    ("conversations.setPurpose", "channel"),
-    ("conversations.setTopic", "channel"),
-    ("pins.add", "channel"),
-    ("pins.remove", "channel"),
-    ("reactions.add", "channel"),
-    ("reactions.remove", "channel"),
-];
-
-/// Methods that read, or act where nobody is spoken to.
-const PLAIN: &[&str] = &[
-    "api.test",
-    "auth.test",
-    "bookmarks.list",
-    "bots.info",
-    "chat.getPermalink",
-    "chat.scheduledMessages.list",
-    "conversations.history",
-    "conversations.info",
-    "conversations.list",
-    "conversations.mark",
-    "conversations.members",
-    "conversations.open",
-    "conversations.replies",
-    "dialog.open",
-    "emoji.list",
-    "files.delete",
-    "files.getUploadURLExternal",
-    "files.info",
-    "files.list",
-    "functions.completeError",
-    "functions.completeSuccess",
-    "pins.list",
-    "reactions.get",
-    "reactions.list",
-    "team.info",
-    "usergroups.list",
-    "usergroups.users.list",
-    "users.conversations",
-    "users.getPresence",
-    "users.info",
-    "users.list",
-    "users.lookupByEmail",
-    "users.profile.get",
-    "views.open",
-    "views.publish",
-    "views.push",
-    "views.update",
-];
-
-/// Methods that hand out or take away tokens, move the app's events elsewhere, or administer what is not the agent's.
-const RESERVED: &[&str] = &["admin.", "apps.", "auth.", "migration.", "oauth.", "openid.", "rtm.", "team.preferences.", "tooling."];
-
-/// Both steps of an upload go by the name of the first.
-const UPLOAD: &str = "files.getUploadURLExternal";
 
 impl Sdk for Slack {
     fn locate<'p>(&self, path: &'p str) -> Option<Located<'p>> {
@@ -110,14 +33,13 @@ impl Sdk for Slack {
     fn tell(&self, asked: &Asked<'_>, account: &ExternalAccount) -> Result<Told, Untold> {
         let ExternalAccount::Slack { team_id, .. } = account else { return Err(Untold::UNKNOWN) };
         if asked.upload.is_some() {
-            return Ok(Told { method: UPLOAD.into(), kind: Kind::File, touches: Vec::new() });
+            return Ok(Told::quiet(UPLOAD, Kind::File, Effect::Write, None));
         }
         let &[method] = asked.parts().as_slice() else { return Err(Untold::UNKNOWN) };
         if !matches!(*asked.http, Method::GET | Method::POST) {
             return Err(Untold::invalid("Slack's methods are called with GET or POST"));
         }
         let arguments = asked.arguments;
-        let told = |kind| Told { method: method.to_owned(), kind, touches: Vec::new() };
         // An org-wide app names the workspace with each call; any other is in one, which is the installation's.
         if team_id.is_some() && arguments.text("team_id")?.is_some_and(|team| team_id.as_ref() != Some(&team)) {
             return Err(Untold::invalid("`team_id` is another workspace than the installation's"));
@@ -125,26 +47,25 @@ impl Sdk for Slack {
         if arguments.has("as_user") {
             return Err(Untold::invalid("`as_user` is not the agent's to set"));
         }
-        let thread = || arguments.text("thread_ts");
-        if let Some((_, place)) = SPEAKS.iter().find(|(name, _)| *name == method) {
-            let conversation = arguments.text(place)?.ok_or(Untold::invalid("name the conversation"))?;
-            return Ok(told(Kind::Message { conversation, thread: thread()? }));
-        }
+        let Some(entry) = find(METHODS, method) else {
+            return Err(if RESERVED.iter().any(|prefix| method.starts_with(prefix)) { Untold::RESERVED } else { Untold::UNKNOWN });
+        };
+        let mut conversation = entry.place.map(|place| arguments.text(place)).transpose()?.flatten();
+        let mut speaks = entry.sort == Sort::Speaks;
         // Without a conversation the file is the app's own and nobody is shown it.
-        if method == "files.completeUploadExternal" {
-            let one = arguments.text("channel_id")?;
-            let listed = arguments.text("channels")?;
-            let conversation = match (one, listed) {
-                (None, None) => return Ok(told(Kind::Plain)),
-                (Some(channel), None) | (None, Some(channel)) if !channel.contains(',') => channel,
+        if method == SHARE {
+            conversation = match (arguments.text("channel_id")?, arguments.text("channels")?) {
+                (None, None) => None,
+                (Some(channel), None) | (None, Some(channel)) if !channel.contains(',') => Some(channel),
                 _ => return Err(Untold::invalid("name one conversation for the file")),
             };
-            return Ok(told(Kind::Message { conversation, thread: thread()? }));
+            speaks = conversation.is_some();
         }
-        if PLAIN.contains(&method) {
-            return Ok(told(Kind::Plain));
+        if !speaks {
+            return Ok(Told::quiet(method, Kind::Plain, entry.effect, conversation));
         }
-        Err(if RESERVED.iter().any(|prefix| method.starts_with(prefix)) { Untold::RESERVED } else { Untold::UNKNOWN })
+        let conversation = conversation.ok_or(Untold::invalid("name the conversation"))?;
+        Ok(Told::message(method, entry.effect, conversation, arguments.text("thread_ts")?))
     }
 
     fn rebuild(

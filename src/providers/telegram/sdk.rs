@@ -5,99 +5,16 @@ use std::borrow::Cow;
 use http::Method;
 use serde_json::{Value, json};
 
+use super::methods::{CHAT, METHODS, RESERVED};
 use super::{Telegram, is_token_byte};
 use crate::domain::installation::{ExternalAccount, ProviderKind};
-use crate::domain::message::SendReceipt;
+use crate::domain::message::{Effect, SendReceipt};
 use crate::domain::reason::ReasonCode;
 use crate::domain::secret::Secret;
-use crate::providers::sdk::{Asked, Kind, Located, Refused, Sdk, Told, Untold, plain_receipt, request, segments};
-use crate::wire::form::Written;
+use crate::providers::methods::{Sort, find};
+use crate::providers::sdk::{Asked, Kind, Located, Refused, Sdk, Told, Touch, Untold, plain_receipt, request, segments};
+use crate::wire::form::{Arguments, Written};
 use crate::wire::{WireRequest, WireResponse};
-
-/// Methods that speak into the chat of `chat_id`, or act there where people see it. <https://core.telegram.org/bots/api>
-const SPEAKS: &[&str] = &[
-    "copyMessage",
-    "copyMessages",
-    "createForumTopic",
-    "closeForumTopic",
-    "deleteMessage",
-    "deleteMessages",
-    "editForumTopic",
-    "editMessageCaption",
-    "editMessageChecklist",
-    "editMessageLiveLocation",
-    "editMessageMedia",
-    "editMessageReplyMarkup",
-    "editMessageText",
-    "forwardMessage",
-    "forwardMessages",
-    "pinChatMessage",
-    "reopenForumTopic",
-    "sendAnimation",
-    "sendAudio",
-    "sendChatAction",
-    "sendChecklist",
-    "sendContact",
-    "sendDice",
-    "sendDocument",
-    "sendGame",
-    "sendInvoice",
-    "sendLocation",
-    "sendMediaGroup",
-    "sendMessage",
-    "sendMessageDraft",
-    "sendPaidMedia",
-    "sendPhoto",
-    "sendPoll",
-    "sendSticker",
-    "sendVenue",
-    "sendVideo",
-    "sendVideoNote",
-    "sendVoice",
-    "setMessageReaction",
-    "stopMessageLiveLocation",
-    "stopPoll",
-    "unpinAllChatMessages",
-    "unpinChatMessage",
-];
-
-/// Methods that read, or answer who asked; some of them read a chat.
-const PLAIN: &[&str] = &[
-    "answerCallbackQuery",
-    "answerInlineQuery",
-    "answerPreCheckoutQuery",
-    "answerShippingQuery",
-    "getChat",
-    "getChatAdministrators",
-    "getChatMember",
-    "getChatMemberCount",
-    "getChatMenuButton",
-    "getCustomEmojiStickers",
-    "getFile",
-    "getForumTopicIconStickers",
-    "getMe",
-    "getMyCommands",
-    "getMyDefaultAdministratorRights",
-    "getMyDescription",
-    "getMyName",
-    "getMyShortDescription",
-    "getStickerSet",
-    "getUserProfilePhotos",
-];
-
-/// Methods that change what the bot is to everybody.
-const ACCOUNT: &[&str] = &[
-    "deleteMyCommands",
-    "setChatMenuButton",
-    "setMyCommands",
-    "setMyDefaultAdministratorRights",
-    "setMyDescription",
-    "setMyName",
-    "setMyShortDescription",
-];
-
-/// Methods that would end the bot here, or hand out a token.
-const RESERVED: &[&str] = &["close", "getManagedBotToken", "logOut", "replaceManagedBotToken"];
 
 /// For whom a message would go besides its chat.
 const NOT_THE_AGENTS: &[&str] = &["business_connection_id", "receiver_user_id", "method", "token"];
@@ -135,14 +52,13 @@ impl Sdk for Telegram {
         let parts = asked.parts();
         let method = match parts.as_slice() {
             [FILE, _, ..] if *asked.http == Method::GET => {
-                return Ok(Told { method: "getFile".into(), kind: Kind::File, touches: Vec::new() });
+                return Ok(Told::quiet("getFile", Kind::File, Effect::Read, None));
             }
             [method] => *method,
             _ => return Err(Untold::UNKNOWN),
         };
         let arguments = asked.arguments;
-        let told = |kind, touches| Ok(Told { method: method.to_owned(), kind, touches });
-        let own = |status, body| Ok(Told { method: method.to_owned(), kind: Kind::Own(status, body), touches: Vec::new() });
+        let own = |status, body| Ok(Told::quiet(method, Kind::Own(status, body), Effect::Read, None));
         // What libraries do when they start and stop: they are told what they want to hear, and updates come as before.
         match method {
             "setWebhook" => return own(200, json!({"ok": true, "result": true, "description": "the gateway keeps its own webhook"})),
@@ -164,28 +80,29 @@ impl Sdk for Telegram {
         if NOT_THE_AGENTS.iter().any(|name| arguments.has(name)) {
             return Err(Untold::invalid("an argument says for whom the bot acts, which is not the agent's to say"));
         }
-        let chat = |name| arguments.text(name).map_err(Untold::from)?.map(chat_id).transpose();
-        let mut touches: Vec<String> = chat("from_chat_id")?.into_iter().collect();
-        // <https://core.telegram.org/bots/api#replyparameters>: a reply may quote from another chat.
-        if let Some(quoted) = arguments.object("reply_parameters")?.and_then(|mut r| r.remove("chat_id")).filter(|v| !v.is_null()) {
-            let quoted = match quoted {
-                Value::String(text) => text,
-                Value::Number(n) => n.to_string(),
-                _ => return Err(Untold::invalid("`reply_parameters.chat_id` is no chat")),
-            };
-            touches.push(chat_id(quoted)?);
-        }
-        if SPEAKS.contains(&method) {
-            let conversation = chat("chat_id")?.ok_or(Untold::invalid("name the chat"))?;
-            return told(Kind::Message { conversation, thread: arguments.text("message_thread_id")? }, touches);
-        }
-        let kind = match method {
-            _ if PLAIN.contains(&method) => Kind::Plain,
-            _ if ACCOUNT.contains(&method) => Kind::Account,
-            _ => return Err(Untold::UNKNOWN),
+        let entry = find(METHODS, method).ok_or(Untold::UNKNOWN)?;
+        let mut touches = Vec::new();
+        let mut reads = |conversation: Option<String>| {
+            touches.extend(conversation.map(|conversation| Touch { conversation, effect: Effect::Read }));
         };
-        touches.extend(chat("chat_id")?);
-        told(kind, touches)
+        reads(arguments.text("from_chat_id")?);
+        // <https://core.telegram.org/bots/api#replyparameters>: a reply may quote from another chat.
+        reads(within(arguments, "reply_parameters")?);
+        // <https://core.telegram.org/bots/api#botcommandscope>: commands may be one chat's.
+        let mut chat = within(arguments, "scope")?;
+        if let Some(place) = entry.place {
+            chat = chat.or(arguments.text(place)?);
+        }
+        let mut told = match entry.sort {
+            Sort::Speaks => {
+                let chat = chat.ok_or(Untold::invalid("name the chat"))?;
+                Told::message(method, entry.effect, chat, arguments.text("message_thread_id")?)
+            }
+            Sort::Plain => Told::quiet(method, Kind::Plain, entry.effect, chat),
+            Sort::Account => Told::quiet(method, Kind::Account, entry.effect, chat),
+        };
+        told.touches.append(&mut touches);
+        Ok(told)
     }
 
     fn rebuild(
@@ -228,10 +145,12 @@ impl Sdk for Telegram {
     }
 }
 
-/// A chat by its number, or by its public name. Another way to write the same number would be another conversation to us
-/// and the same to Telegram.
-fn chat_id(text: String) -> Result<String, Untold> {
-    let number = text.parse::<i64>().is_ok_and(|n| n.to_string() == text);
-    let name = text.strip_prefix('@').is_some_and(|name| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'));
-    if number || name { Ok(text) } else { Err(Untold::invalid("a chat is a number or @name")) }
+/// The chat that an object among the arguments names.
+fn within(arguments: &Arguments, name: &str) -> Result<Option<String>, Untold> {
+    match arguments.object(name)?.and_then(|mut fields| fields.remove(CHAT)) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(Value::Number(n)) => Ok(Some(n.to_string())),
+        Some(_) => Err(Untold::invalid("a `chat_id` within another argument is no chat")),
+    }
 }

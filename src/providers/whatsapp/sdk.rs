@@ -3,14 +3,26 @@
 use http::Method;
 use serde_json::{Value, json};
 
-use super::WhatsApp;
+use super::{CONVERSATION_FORM, WhatsApp, is_group, is_phone, is_user_id};
 use crate::domain::installation::{ExternalAccount, ProviderKind};
-use crate::domain::message::SendReceipt;
+use crate::domain::message::{Effect, SendReceipt};
 use crate::domain::reason::ReasonCode;
 use crate::domain::secret::Secret;
+use crate::providers::methods::{Entry, find, plain, speaks};
 use crate::providers::sdk::{Asked, Kind, Located, Place, Refused, Sdk, Told, Untold, plain_receipt, request, segments};
 use crate::wire::form::{Body, Written};
 use crate::wire::{Payload, WireRequest, WireResponse};
+
+/// Every call that the gateway knows, by the name that it gives them: Graph has paths. The recipient of a message is `to`, or
+/// `recipient` for a user's id.
+const METHODS: &[Entry] = &[
+    speaks(MESSAGES, Effect::Write, "to"),
+    plain("media.upload", Effect::Write),
+    plain("media.get", Effect::Read),
+    plain("phone_number.get", Effect::Read),
+    plain("business_profile.get", Effect::Read),
+];
+const MESSAGES: &str = "messages";
 
 /// Edges and nodes that move webhooks, hand out tokens, or open and close the number.
 const RESERVED: &[&str] = &[
@@ -69,7 +81,8 @@ impl Sdk for WhatsApp {
 
     fn tell(&self, asked: &Asked<'_>, account: &ExternalAccount) -> Result<Told, Untold> {
         let ExternalAccount::WhatsApp { phone_number_id, .. } = account else { return Err(Untold::UNKNOWN) };
-        let told = |method: &str, kind| Ok(Told { method: method.to_owned(), kind, touches: Vec::new() });
+        let effect = |method: &str| find(METHODS, method).map(|entry| entry.effect).ok_or(Untold::UNKNOWN);
+        let told = |method: &str| Ok(Told::quiet(method, Kind::Plain, effect(method)?, None));
         let arguments = asked.arguments;
         let parts = asked.parts();
         let (_, path) = parts.split_first().ok_or(Untold::UNKNOWN)?;
@@ -93,26 +106,29 @@ impl Sdk for WhatsApp {
                 // A read receipt, with or without a sign of typing: whom it is for is in the message that it names.
                 if arguments.has("status") {
                     let read = arguments.text("status")?.as_deref() == Some("read") && !arguments.has("to") && !arguments.has("recipient");
-                    return if read { told("messages", Kind::Plain) } else { Err(Untold::invalid("a status is `read` and names nobody")) };
+                    return if read { told(MESSAGES) } else { Err(Untold::invalid("a status is `read` and names nobody")) };
                 }
+                let group = arguments.text("recipient_type")?.as_deref() == Some("group");
                 let conversation = match (arguments.text("to")?, arguments.text("recipient")?) {
-                    (Some(one), None) | (None, Some(one)) if !one.is_empty() => one,
+                    (Some(to), None) => Some(to).filter(|to| if group { is_group(to) } else { is_phone(to) }),
+                    (None, Some(user)) => Some(user).filter(|user| is_user_id(user) && !group),
                     _ => return Err(Untold::invalid("name one recipient")),
                 };
-                told("messages", Kind::Message { conversation, thread: None })
+                let form = Untold { code: ReasonCode::EgressConversationForm, detail: CONVERSATION_FORM };
+                Ok(Told::message(MESSAGES, effect(MESSAGES)?, conversation.ok_or(form)?, None))
             }
             (&Method::POST, [id, "media"]) => {
                 own(id)?;
                 match arguments.body {
-                    Body::Multipart(_) => told("media.upload", Kind::Plain),
+                    Body::Multipart(_) => told("media.upload"),
                     _ => Err(Untold::invalid("a file is uploaded as multipart")),
                 }
             }
-            (&Method::GET, [id]) if id == phone_number_id => told("phone_number.get", Kind::Plain),
-            (&Method::GET, [id, "whatsapp_business_profile"]) => own(id).and_then(|()| told("business_profile.get", Kind::Plain)),
+            (&Method::GET, [id]) if id == phone_number_id => told("phone_number.get"),
+            (&Method::GET, [id, "whatsapp_business_profile"]) => own(id).and_then(|()| told("business_profile.get")),
             // Only files are read by their bare number; the answer must be one. Whose it is, Meta checks by the number that
             // goes along.
-            (&Method::GET, [id]) if is_number(id) && !arguments.has("fields") => told("media.get", Kind::Plain),
+            (&Method::GET, [id]) if is_number(id) && !arguments.has("fields") => told("media.get"),
             // The same without an edge moves the webhook of the number, or its name.
             (_, [_]) => Err(Untold::RESERVED),
             _ => Err(Untold::UNKNOWN),

@@ -235,7 +235,7 @@ impl Play {
         let agent = word(message.remove("agent"), "support".into());
         message.entry("text").or_insert(json!("hi"));
         if message.contains_key("installation") {
-            message.entry("conversation").or_insert(json!("424242"));
+            message.entry("conversation").or_insert(json!(self.place()));
         }
         if message.get("session") == Some(&json!("the latest")) {
             let sessions = self.gateway.operate("GET", "/v1/sessions", &Value::Null).await.json();
@@ -266,6 +266,10 @@ impl Play {
         }
     }
 
+    fn place(&self) -> &'static str {
+        if self.provider == ProviderKind::Slack { "C424242" } else { "424242" }
+    }
+
     async fn hear(&self, heard: Heard) -> Response {
         let account = account(self.provider, &heard.through);
         let now = self.gateway.clock.now();
@@ -274,7 +278,7 @@ impl Play {
             kind: &heard.kind,
             account: &account,
             app_id: Some(&app),
-            conversation: "424242",
+            conversation: self.place(),
             text: &heard.text,
             nonce: heard.nonce,
             now: byoa_gateway::domain::clock::Timestamp::from_secs(NOW),
