@@ -8,6 +8,7 @@ pub mod sdk;
 pub mod slack;
 pub mod telegram;
 pub mod whatsapp;
+mod who;
 
 #[cfg(test)]
 mod conformance;
@@ -553,12 +554,19 @@ fn within(text: Option<&str>, chars_max: usize) -> Result<(), ReasonCode> {
     if text.is_some_and(|text| text.chars().count() > chars_max) { Err(ReasonCode::EgressMessageInvalid) } else { Ok(()) }
 }
 
-/// Lays an agent's native fields over ours. Where a message goes and in whose name is decided before; a native field
-/// that says so too would go around that decision.
+/// Lays an agent's native fields over ours, for the method of `entry`. Where a message goes and in whose name is decided
+/// before; a native field that says so too, or that holds it, would go around that decision.
 ///
 /// # Errors
-/// [`ReasonCode::EgressMessageInvalid`] for a reserved field.
-fn lay_over(ours: &mut Map<String, Value>, message: &OutboundMessage, reserved: &[&str]) -> Result<(), ReasonCode> {
+/// [`ReasonCode::EgressMessageInvalid`] for such a field, [`ReasonCode::EgressFileAddress`] for a `file:` address.
+fn lay_over(
+    ours: &mut Map<String, Value>,
+    message: &OutboundMessage,
+    reserved: &[&str],
+    who: &who::Who,
+    entry: Option<&methods::Entry>,
+) -> Result<(), ReasonCode> {
+    who::check_fields(who, entry.ok_or(ReasonCode::EgressMessageInvalid)?, message.native.as_ref().unwrap_or(&Map::new()))?;
     for (name, value) in message.native.iter().flatten() {
         if reserved.contains(&name.as_str()) && stands(Guard::ReservedFields) {
             return Err(ReasonCode::EgressMessageInvalid);

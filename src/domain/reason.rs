@@ -126,6 +126,7 @@ reasons! {
 
     EgressMessageInvalid "egress.message_invalid" 422 false "The message lacks a destination or content, or has a field that is not the agent's to set.";
     EgressConversationForm "egress.conversation_form" 422 false "The conversation is not written in the one form of its ids that the provider has here.";
+    EgressFileAddress "egress.file_address" 422 false "The message names a file by a `file:` address, which would be read from the provider's own disk.";
     EgressNotFound "egress.not_found" 404 false "No such session, installation or file for this agent.";
     EgressInstallationAmbiguous "egress.installation_ambiguous" 400 false "The agent may use several installations of this provider and did not name one.";
     EgressMethodUnknown "egress.method_unknown" 403 false "The gateway does not know the provider's call, so it does not make it.";

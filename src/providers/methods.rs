@@ -24,32 +24,39 @@ pub(super) struct Entry {
     pub effect: Effect,
     /// The argument that names the conversation.
     pub place: Option<&'static str>,
+    /// Further arguments that say for or to whom it acts; with dots, what an argument holds.
+    pub who: &'static [&'static str],
 }
 
 /// A method that speaks into the conversation of the argument `place`.
 pub(super) const fn speaks(name: &'static str, effect: Effect, place: &'static str) -> Entry {
-    Entry { name, sort: Sort::Speaks, effect, place: Some(place) }
+    Entry { name, sort: Sort::Speaks, effect, place: Some(place), who: &[] }
 }
 
 /// A method that speaks to nobody and names no conversation.
 pub(super) const fn plain(name: &'static str, effect: Effect) -> Entry {
-    Entry { name, sort: Sort::Plain, effect, place: None }
+    Entry { name, sort: Sort::Plain, effect, place: None, who: &[] }
 }
 
 /// A method that speaks to nobody and may name a conversation in the argument `place`.
 pub(super) const fn about(name: &'static str, effect: Effect, place: &'static str) -> Entry {
-    Entry { name, sort: Sort::Plain, effect, place: Some(place) }
+    Entry { name, sort: Sort::Plain, effect, place: Some(place), who: &[] }
 }
 
 /// A method that changes the account.
 pub(super) const fn account(name: &'static str) -> Entry {
-    Entry { name, sort: Sort::Account, effect: Effect::Administer, place: None }
+    Entry { name, sort: Sort::Account, effect: Effect::Administer, place: None, who: &[] }
 }
 
 impl Entry {
     /// The same for a method that may also be about the conversation of the argument `place`.
     pub const fn or_of(self, place: &'static str) -> Self {
         Self { place: Some(place), ..self }
+    }
+
+    /// The same for a method that may have these arguments, which say for or to whom it acts.
+    pub const fn whom(self, who: &'static [&'static str]) -> Self {
+        Self { who, ..self }
     }
 }
 

@@ -24,6 +24,7 @@ use crate::domain::lifecycle::LifecycleNews;
 use crate::domain::message::{EventKind, InboundEvent, OutboundMessage, SendReceipt};
 use crate::domain::reason::ReasonCode;
 use crate::domain::secret::Secret;
+use crate::providers::methods::find;
 use crate::wire::{RequestHead, WireRequest, WireResponse};
 
 /// <https://docs.slack.dev/authentication/verifying-requests-from-slack>
@@ -252,7 +253,7 @@ impl Provider for Slack {
         if let Some(thread) = &message.thread {
             fields.insert("thread_ts".into(), thread.as_str().into());
         }
-        lay_over(&mut fields, message, RESERVED)?;
+        lay_over(&mut fields, message, RESERVED, &methods::WHO, find(methods::METHODS, self.send_method()))?;
         within(fields.get("text").and_then(Value::as_str), TEXT_CHARS_MAX)?;
         json_post(format!("{}/chat.postMessage", api_base.trim_end_matches('/')), Some(credential), fields)
     }

@@ -20,6 +20,7 @@ use crate::domain::lifecycle::LifecycleNews;
 use crate::domain::message::{InboundEvent, OutboundMessage, SendReceipt};
 use crate::domain::reason::ReasonCode;
 use crate::domain::secret::Secret;
+use crate::providers::methods::find;
 use crate::wire::{RequestHead, WireRequest, WireResponse};
 
 /// <https://core.telegram.org/bots/api#setwebhook>
@@ -134,7 +135,7 @@ impl Provider for Telegram {
             let thread = thread.parse::<i64>().map_err(|_| ReasonCode::EgressMessageInvalid)?;
             fields.insert("message_thread_id".into(), thread.into());
         }
-        lay_over(&mut fields, message, RESERVED)?;
+        lay_over(&mut fields, message, RESERVED, &methods::WHO, find(methods::METHODS, self.send_method()))?;
         within(fields.get("text").and_then(Value::as_str), TEXT_CHARS_MAX)?;
         // <https://core.telegram.org/bots/api#replyparameters>: a reply may quote from another chat, and a shared bot is in
         // chats of other tenants.

@@ -21,6 +21,7 @@ use crate::domain::lifecycle::LifecycleNews;
 use crate::domain::message::{InboundEvent, OutboundMessage, SendReceipt};
 use crate::domain::reason::ReasonCode;
 use crate::domain::secret::Secret;
+use crate::providers::methods::find;
 use crate::wire::{RequestHead, WireRequest, WireResponse};
 
 /// <https://developers.facebook.com/docs/graph-api/webhooks/getting-started>
@@ -161,7 +162,7 @@ impl Provider for WhatsApp {
             fields.insert("type".into(), "text".into());
             fields.insert("text".into(), json!({"body": text}));
         }
-        lay_over(&mut fields, message, RESERVED)?;
+        lay_over(&mut fields, message, RESERVED, &sdk::WHO, find(sdk::METHODS, self.send_method()))?;
         within(fields.get("text").and_then(|t| t.get("body")).and_then(Value::as_str), TEXT_CHARS_MAX)?;
         json_post(format!("{}/{phone_number_id}/messages", api_base.trim_end_matches('/')), Some(credential), fields)
     }

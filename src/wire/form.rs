@@ -225,6 +225,21 @@ impl Arguments {
         self.query.iter().map(|(name, _)| name.as_str()).chain(body)
     }
 
+    /// Every argument with its value as JSON; in a form that is a text. Without files.
+    pub fn each(&self) -> impl Iterator<Item = (&str, Cow<'_, Value>)> {
+        let text = |text: &str| Cow::Owned(Value::String(text.to_owned()));
+        let body: Box<dyn Iterator<Item = (&str, Cow<'_, Value>)>> = match &self.body {
+            Body::Empty | Body::Raw(..) => Box::new(std::iter::empty()),
+            Body::Json(fields) => Box::new(fields.iter().map(|(name, value)| (name.as_str(), Cow::Borrowed(value)))),
+            Body::Form(pairs) => Box::new(pairs.iter().map(move |(name, value)| (name.as_str(), text(value)))),
+            Body::Multipart(parts) => Box::new(parts.iter().filter(|part| part.file_name.is_none()).filter_map(move |part| {
+                let Piece::Bytes(said) = &part.content else { return None };
+                Some((part.name.as_str(), text(&String::from_utf8_lossy(said))))
+            })),
+        };
+        self.query.iter().map(move |(name, value)| (name.as_str(), text(value))).chain(body)
+    }
+
     /// Whether an argument is there at all.
     pub fn has(&self, name: &str) -> bool {
         self.names().any(|n| n == name)

@@ -332,6 +332,16 @@ fn addresses_that_only_the_token_opens_become_the_gateway_s() {
         relinked(P::Slack, "files.getUploadURLExternal", json!({"ok": true, "upload_url": url, "file_id": "F1"})).unwrap().unwrap()
     };
     assert_eq!(up("https://files.slack.com/upload/v1/x")["upload_url"], "gw:up");
+    // What a message brings is none of Slack's: no ticket is made of it, and nothing of it is passed on.
+    let planted = json!({"upload_url": "https://files.slack.com/upload/v1/x", "file": {"id": "F0SECRET", "url_private": "https://files.slack.com/s"}});
+    let clean = json!({"file": {"id": "F0SECRET"}});
+    for place in ["metadata", "event_payload", "attachments", "blocks", "root"] {
+        let answer = |held: &Value| json!({"ok": true, "messages": [{"text": "x", place: held}]});
+        assert_eq!(relinked(P::Slack, "conversations.history", answer(&planted)), Ok(Some(answer(&clean))), "{place}");
+        assert_eq!(relinked(P::Slack, "files.getUploadURLExternal", answer(&planted)), Ok(Some(answer(&clean))), "{place}");
+    }
+    let top = json!({"ok": true, "upload_url": "https://files.slack.com/upload/v1/x"});
+    assert_eq!(relinked(P::Slack, "conversations.history", top), Ok(Some(json!({"ok": true}))));
     assert_eq!(up("https://evil.example/upload"), json!({"ok": true, "file_id": "F1"}), "an address elsewhere is taken out");
     let media = json!({"url": "https://lookaside.fbsbx.com/x?mid=1", "mime_type": "image/png", "id": "777"});
     assert_eq!(relinked(P::WhatsApp, "media.get", media), Ok(Some(json!({"url": "gw:777", "mime_type": "image/png", "id": "777"}))));
@@ -397,4 +407,89 @@ fn every_method_has_an_effect_and_a_name_of_its_own() {
             assert!(table.iter().skip(n + 1).all(|other| other.name != entry.name), "{} stands there twice", entry.name);
         }
     }
+}
+
+#[test]
+fn whom_a_call_acts_for_is_said_only_where_its_method_lists_that() {
+    let whom = "egress.message_invalid";
+    for (method, body, wanted) in [
+        ("sendMessage", json!({"chat_id": 5, "ephemeral_message_parameters": {"receiver_user_id": 6}}), whom),
+        ("sendMessage", json!({"chat_id": 5, "ephemeral_message_parameters": "{\"receiver_user_id\": 6}"}), whom),
+        ("sendMessage", json!({"chat_id": 5, "ephemeral_message_parameters": " {\"receiverUserId\": 6}"}), whom),
+        ("sendMessage", json!({"chat_id": 5, "not_yet_known": [[{"deeper": {"business_connection_id": "b"}}]]}), whom),
+        ("sendMessage", json!({"chat_id": 5, "receiver_user_id": 6}), whom),
+        ("sendMessage", json!({"chat_id": 5, "inline_message_id": "x"}), whom),
+        ("sendMessage", json!({"chat_id": 5, "user_id": 6}), whom),
+        ("sendMessage", json!({"chat_id": 5, "from_chat_id": 6}), whom),
+        ("sendMessage", json!({"chat_id": 5, "sender": {"chat_id": 5}}), whom),
+        ("answerCallbackQuery", json!({"callback_query_id": "1", "chat_id": 5}), whom),
+        ("sendMessage", json!({"chat_id": 5, "reply_parameters": {"message_id": 1, "user_id": 6}}), whom),
+        ("sendMessage", json!({"chat_id": 5, "extra": "{not json"}), whom),
+        ("sendMessage", json!({"chat_id": 5, "text": "{\"receiver_user_id\": 6}"}), "sendMessage says in 5/"),
+        ("sendMessage", json!({"chat_id": 5, "entities": [{"type": "text_mention", "user": {"id": 6}}]}), "sendMessage says in 5/"),
+        (
+            "sendMessage",
+            json!({"chat_id": 5, "reply_markup": "{\"keyboard\": [[{\"request_users\": {\"user_is_bot\": true}}]]}"}),
+            "sendMessage says in 5/",
+        ),
+        ("getChatMember", json!({"chat_id": 5, "user_id": 6}), "getChatMember Plain"),
+        ("copyMessage", json!({"chat_id": 5, "from_chat_id": 6, "message_id": 1}), "copyMessage says in 5/"),
+        ("getMyCommands", json!({"scope": {"type": "chat_member", "chat_id": 5, "user_id": 6}}), "getMyCommands Plain"),
+        ("sendDocument", json!({"chat_id": 5, "document": "file:///etc/passwd"}), "egress.file_address"),
+        ("sendDocument", json!({"chat_id": 5, "document": " FILE:/etc/passwd"}), "egress.file_address"),
+        ("sendMediaGroup", json!({"chat_id": 5, "media": [{"type": "photo", "media": "file:///etc/passwd"}]}), "egress.file_address"),
+        (
+            "sendMediaGroup",
+            json!({"chat_id": 5, "media": "[{\"type\": \"photo\", \"media\": \"file:///etc/passwd\"}]"}),
+            "egress.file_address",
+        ),
+        ("sendMessage", json!({"chat_id": 5, "reply_markup": {"inline_keyboard": [[{"url": "file:///x"}]]}}), "egress.file_address"),
+        ("sendMessage", json!({"chat_id": 5, "text": "file: see below"}), "sendMessage says in 5/"),
+    ] {
+        assert_eq!(shown(&telegram(method, body.clone())), wanted, "{method} {body}");
+    }
+    for (method, body, wanted) in [
+        ("chat.postMessage", json!({"channel": "C1", "user": "U1"}), whom),
+        ("chat.postMessage", json!({"channel": "C1", "channels": "C2"}), whom),
+        ("chat.postMessage", json!({"channel": "C1", "as_user": true}), whom),
+        ("chat.postMessage", json!({"channel": "C1", "recipient_user_id": "U1"}), whom),
+        ("chat.postMessage", json!({"channel": "C1", "options": "{\"target\": \"C2\"}"}), whom),
+        ("users.info", json!({"user": "U1", "channel": "C2"}), whom),
+        (
+            "chat.postMessage",
+            json!({"channel": "C1", "blocks": [{"elements": [{"type": "user", "user_id": "U1"}]}]}),
+            "chat.postMessage says in C1/",
+        ),
+        ("chat.postMessage", json!({"channel": "C1", "blocks": [{"image_url": "file:///x"}]}), "egress.file_address"),
+        ("chat.postMessage", json!({"channel": "C1", "attachments": "[{\"image_url\": \"file:///x\"}]"}), "egress.file_address"),
+        ("chat.postMessage", json!({"channel": "C1", "username": "Ada"}), "chat.postMessage says in C1/"),
+        ("chat.postEphemeral", json!({"channel": "C1", "user": "U1"}), "chat.postEphemeral says in C1/"),
+        ("conversations.open", json!({"users": "U1,U2"}), "conversations.open Plain"),
+    ] {
+        assert_eq!(shown(&slack(method, body.clone())), wanted, "{method} {body}");
+    }
+    for (body, wanted) in [
+        (json!({"to": "1", "group": "x"}), whom),
+        (json!({"to": "1", "context": {"message_id": "wamid.1", "from": "2"}}), whom),
+        (json!({"to": "1", "contacts": [{"phones": [{"wa_id": "2"}]}]}), "messages says in 1/"),
+        (json!({"to": "1", "image": {"link": "file:///etc/passwd"}}), "egress.file_address"),
+    ] {
+        assert_eq!(shown(&whatsapp(Method::POST, "2/messages", body.clone())), wanted, "{body}");
+    }
+    // Forms and parts say the same.
+    let mut form = telegram("sendMessage", json!({}));
+    form.arguments.body =
+        Body::Form(vec![("chat_id".into(), "5".into()), ("ephemeral_message_parameters".into(), "{\"receiver_user_id\":6}".into())]);
+    assert_eq!(shown(&form), whom);
+    let part = |name: &str, said: &'static str| crate::wire::form::Part {
+        name: name.into(),
+        file_name: None,
+        media_type: None,
+        content: Piece::Bytes(said.into()),
+    };
+    form.arguments.body = Body::Multipart(vec![part("chat_id", "5"), part("media", "[{\"media\": \"file:///etc/passwd\"}]")]);
+    assert_eq!(shown(&form), "egress.file_address");
+    form.arguments.body = Body::Empty;
+    form.arguments.query = vec![("chat_id".into(), "5".into()), ("receiver_user_id".into(), "6".into())];
+    assert_eq!(shown(&form), whom);
 }

@@ -2,6 +2,7 @@
 
 use crate::domain::message::Effect::{Administer, Delete, Read, Write};
 use crate::providers::methods::{Entry, about, plain, speaks};
+use crate::providers::who::Who;
 
 /// Both steps of an upload go by the name of the first.
 pub(super) const UPLOAD: &str = "files.getUploadURLExternal";
@@ -20,16 +21,16 @@ pub(in crate::providers) const METHODS: &[Entry] = &[
     speaks("chat.delete", Delete, "channel"),
     speaks("chat.deleteScheduledMessage", Delete, "channel"),
     speaks("chat.meMessage", Write, "channel"),
-    speaks("chat.postEphemeral", Write, "channel"),
+    speaks("chat.postEphemeral", Write, "channel").whom(&["user"]),
     speaks("chat.postMessage", Write, "channel"),
     speaks("chat.scheduleMessage", Write, "channel"),
-    speaks("chat.startStream", Write, "channel"),
+    speaks("chat.startStream", Write, "channel").whom(&["recipient_team_id", "recipient_user_id"]),
     speaks("chat.stopStream", Write, "channel"),
-    speaks("chat.unfurl", Write, "channel"),
+    speaks("chat.unfurl", Write, "channel").whom(&["user_auth_blocks", "user_auth_message", "user_auth_required", "user_auth_url"]),
     speaks("chat.update", Write, "channel"),
-    speaks("conversations.invite", Administer, "channel"),
+    speaks("conversations.invite", Administer, "channel").whom(&["users"]),
     speaks("conversations.join", Write, "channel"),
-    speaks("conversations.kick", Administer, "channel"),
+    speaks("conversations.kick", Administer, "channel").whom(&["user"]),
     speaks("conversations.leave", Write, "channel"),
     speaks("conversations.setPurpose", Administer, "channel"),
     speaks("conversations.setTopic", Administer, "channel"),
@@ -40,7 +41,7 @@ pub(in crate::providers) const METHODS: &[Entry] = &[
     plain("api.test", Read),
     plain("auth.test", Read),
     about("bookmarks.list", Read, "channel_id"),
-    plain("bots.info", Read),
+    plain("bots.info", Read).whom(&["bot"]),
     about("chat.getPermalink", Read, "channel"),
     about("chat.scheduledMessages.list", Read, "channel"),
     about("conversations.history", Read, "channel"),
@@ -48,31 +49,31 @@ pub(in crate::providers) const METHODS: &[Entry] = &[
     plain("conversations.list", Read),
     about("conversations.mark", Write, "channel"),
     about("conversations.members", Read, "channel"),
-    about("conversations.open", Write, "channel"),
+    about("conversations.open", Write, "channel").whom(&["users"]),
     about("conversations.replies", Read, "channel"),
     plain("dialog.open", Write),
     plain("emoji.list", Read),
-    plain(SHARE, Write),
+    plain(SHARE, Write).whom(&["channel_id", "channels"]),
     plain("files.delete", Delete),
     plain(UPLOAD, Write),
     plain("files.info", Read),
-    about("files.list", Read, "channel"),
+    about("files.list", Read, "channel").whom(&["user"]),
     plain("functions.completeError", Write),
     plain("functions.completeSuccess", Write),
     about("pins.list", Read, "channel"),
     about("reactions.get", Read, "channel"),
-    plain("reactions.list", Read),
-    plain("team.info", Read),
-    plain("usergroups.list", Read),
+    plain("reactions.list", Read).whom(&["user"]),
+    plain("team.info", Read).whom(&["team"]),
+    plain("usergroups.list", Read).whom(&["include_users"]),
     plain("usergroups.users.list", Read),
-    plain("users.conversations", Read),
-    plain("users.getPresence", Read),
-    plain("users.info", Read),
+    plain("users.conversations", Read).whom(&["user"]),
+    plain("users.getPresence", Read).whom(&["user"]),
+    plain("users.info", Read).whom(&["user"]),
     plain("users.list", Read),
     plain("users.lookupByEmail", Read),
-    plain("users.profile.get", Read),
+    plain("users.profile.get", Read).whom(&["user"]),
     plain("views.open", Write),
-    plain("views.publish", Write),
+    plain("views.publish", Write).whom(&["user_id"]),
     plain("views.push", Write),
     plain("views.update", Write),
 ];
@@ -80,3 +81,9 @@ pub(in crate::providers) const METHODS: &[Entry] = &[
 /// Methods that hand out or take away tokens, move the app's events elsewhere, or administer what is not the agent's.
 pub(super) const RESERVED: &[&str] =
     &["admin.", "apps.", "auth.", "migration.", "oauth.", "openid.", "rtm.", "team.preferences.", "tooling."];
+
+/// Of Slack's arguments: a workspace is compared with the installation's own wherever it is named.
+pub(super) const WHO: Who = Who {
+    content: &["attachments", "blocks", "dialog", "metadata", "outputs", "prompts", "unfurls", "user_auth_blocks", "view"],
+    everywhere: &["team_id"],
+};

@@ -4,13 +4,14 @@ use http::Method;
 use serde_json::{Map, Value, json};
 
 use super::Slack;
-use super::methods::{METHODS, RESERVED, SHARE, UPLOAD};
+use super::methods::{METHODS, RESERVED, SHARE, UPLOAD, WHO};
 use crate::domain::installation::{ExternalAccount, ProviderKind};
 use crate::domain::message::{Effect, SendReceipt};
 use crate::domain::reason::ReasonCode;
 use crate::domain::secret::Secret;
 use crate::providers::methods::{Sort, find};
 use crate::providers::sdk::{Asked, Kind, Located, Place, Refused, Sdk, Told, Untold, plain_receipt, request, segments};
+use crate::providers::who;
 use crate::wire::form::Written;
 use crate::wire::{WireRequest, WireResponse};
 
@@ -44,12 +45,10 @@ impl Sdk for Slack {
         if team_id.is_some() && arguments.text("team_id")?.is_some_and(|team| team_id.as_ref() != Some(&team)) {
             return Err(Untold::invalid("`team_id` is another workspace than the installation's"));
         }
-        if arguments.has("as_user") {
-            return Err(Untold::invalid("`as_user` is not the agent's to set"));
-        }
         let Some(entry) = find(METHODS, method) else {
             return Err(if RESERVED.iter().any(|prefix| method.starts_with(prefix)) { Untold::RESERVED } else { Untold::UNKNOWN });
         };
+        who::check(&WHO, entry, arguments)?;
         let mut conversation = entry.place.map(|place| arguments.text(place)).transpose()?.flatten();
         let mut speaks = entry.sort == Sort::Speaks;
         // Without a conversation the file is the app's own and nobody is shown it.
@@ -88,15 +87,19 @@ impl Sdk for Slack {
         plain_receipt(ProviderKind::Slack, response)
     }
 
-    /// <https://docs.slack.dev/reference/objects/file-object>
-    fn relink(&self, _: &Told, body: &[u8], link: &dyn Fn(Place<'_>) -> Option<String>) -> Result<Option<Vec<u8>>, ReasonCode> {
+    /// <https://docs.slack.dev/reference/objects/file-object>. An upload's address is that of the one answer that gives one out.
+    fn relink(&self, told: &Told, body: &[u8], link: &dyn Fn(Place<'_>) -> Option<String>) -> Result<Option<Vec<u8>>, ReasonCode> {
         let says = |word: &[u8]| memchr::memmem::find(body, word).is_some();
         if !says(b"\"url_private") && !says(b"\"upload_url\"") {
             return Ok(None);
         }
         let invalid = |_| ReasonCode::EgressOutcomeUnknown;
         let mut answer: Value = serde_json::from_slice(body).map_err(invalid)?;
-        relink(&mut answer, link);
+        let upload = answer.as_object_mut().and_then(|fields| fields.remove("upload_url"));
+        relink(&mut answer, Standing::Above, link);
+        if let (Some(Value::String(url)), true, Some(fields)) = (upload, told.method == UPLOAD, answer.as_object_mut()) {
+            fields.extend(link(Place::Upload(&url)).map(|link| ("upload_url".to_owned(), link.into())));
+        }
         serde_json::to_vec(&answer).map(Some).map_err(invalid)
     }
 
@@ -119,25 +122,45 @@ impl Sdk for Slack {
     }
 }
 
-fn relink(value: &mut Value, link: &dyn Fn(Place<'_>) -> Option<String>) {
+/// Names on the way to a message's file. What stands behind any other, as in a message's metadata, somebody wrote there.
+const ABOVE_FILES: &[&str] = &["channel", "item", "items", "latest", "message", "messages"];
+
+/// Where in an answer a value stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// Where Slack puts messages.
+    Above,
+    /// Where Slack puts a file.
+    File,
+    /// Anywhere else.
+    Within,
+}
+
+fn relink(value: &mut Value, standing: Standing, link: &dyn Fn(Place<'_>) -> Option<String>) {
     match value {
-        Value::Array(items) => items.iter_mut().for_each(|item| relink(item, link)),
+        Value::Array(items) => items.iter_mut().for_each(|item| relink(item, standing, link)),
         Value::Object(fields) => {
-            if let Some(Value::String(url)) = fields.remove("upload_url") {
-                fields.extend(link(Place::Upload(&url)).map(|link| ("upload_url".to_owned(), link.into())));
-            }
+            fields.remove("upload_url");
             if fields.keys().any(|name| name.starts_with("url_private")) {
-                relink_file(fields, link);
+                relink_file(fields, standing == Standing::File, link);
             }
-            fields.values_mut().for_each(|field| relink(field, link));
+            for (name, field) in fields {
+                let below = match name.as_str() {
+                    "file" | "files" if standing == Standing::Above => Standing::File,
+                    name if standing == Standing::Above && ABOVE_FILES.contains(&name) => Standing::Above,
+                    _ => Standing::Within,
+                };
+                relink(field, below, link);
+            }
         }
         _ => {}
     }
 }
 
-/// The file itself by the gateway's address; its previews, which have no id, not at all.
-fn relink_file(file: &mut Map<String, Value>, link: &dyn Fn(Place<'_>) -> Option<String>) {
-    let id = file.get("id").and_then(Value::as_str).map(str::to_owned);
+/// The file itself by the gateway's address; its previews, which have no id, not at all. What only looks like a file loses its
+/// addresses: a ticket for the id that stands there would be one for any file of the workspace.
+fn relink_file(file: &mut Map<String, Value>, is_file: bool, link: &dyn Fn(Place<'_>) -> Option<String>) {
+    let id = file.get("id").and_then(Value::as_str).filter(|_| is_file).map(str::to_owned);
     let own = |name: &str| matches!(name, "url_private" | "url_private_download");
     let preview =
         |name: &str| ["thumb_", "url_", "mp4", "hls", "converted_pdf", "deanimate_gif", "pjpeg", "vtt"].iter().any(|p| name.starts_with(p));

@@ -2,14 +2,15 @@
 
 use crate::domain::message::Effect::{Administer, Delete, Read, Write};
 use crate::providers::methods::{Entry, about, account, plain, speaks};
+use crate::providers::who::Who;
 
 /// The argument that names the chat.
 pub(super) const CHAT: &str = "chat_id";
 
 /// Every method that the gateway knows.
 pub(in crate::providers) const METHODS: &[Entry] = &[
-    speaks("copyMessage", Write, CHAT),
-    speaks("copyMessages", Write, CHAT),
+    speaks("copyMessage", Write, CHAT).whom(&["from_chat_id"]),
+    speaks("copyMessages", Write, CHAT).whom(&["from_chat_id"]),
     speaks("createForumTopic", Administer, CHAT),
     speaks("closeForumTopic", Administer, CHAT),
     speaks("deleteMessage", Delete, CHAT),
@@ -21,8 +22,8 @@ pub(in crate::providers) const METHODS: &[Entry] = &[
     speaks("editMessageMedia", Write, CHAT),
     speaks("editMessageReplyMarkup", Write, CHAT),
     speaks("editMessageText", Write, CHAT),
-    speaks("forwardMessage", Write, CHAT),
-    speaks("forwardMessages", Write, CHAT),
+    speaks("forwardMessage", Write, CHAT).whom(&["from_chat_id"]),
+    speaks("forwardMessages", Write, CHAT).whom(&["from_chat_id"]),
     speaks("pinChatMessage", Write, CHAT),
     speaks("reopenForumTopic", Administer, CHAT),
     speaks("sendAnimation", Write, CHAT),
@@ -57,24 +58,24 @@ pub(in crate::providers) const METHODS: &[Entry] = &[
     plain("answerShippingQuery", Write),
     about("getChat", Read, CHAT),
     about("getChatAdministrators", Read, CHAT),
-    about("getChatMember", Read, CHAT),
+    about("getChatMember", Read, CHAT).whom(&["user_id"]),
     about("getChatMemberCount", Read, CHAT),
     about("getChatMenuButton", Read, CHAT),
     plain("getCustomEmojiStickers", Read),
     plain("getFile", Read),
     plain("getForumTopicIconStickers", Read),
     plain("getMe", Read),
-    plain("getMyCommands", Read),
-    plain("getMyDefaultAdministratorRights", Read),
+    plain("getMyCommands", Read).whom(&["scope.chat_id", "scope.user_id"]),
+    plain("getMyDefaultAdministratorRights", Read).whom(&["for_channels"]),
     plain("getMyDescription", Read),
     plain("getMyName", Read),
     plain("getMyShortDescription", Read),
     plain("getStickerSet", Read),
-    plain("getUserProfilePhotos", Read),
-    account("deleteMyCommands"),
+    plain("getUserProfilePhotos", Read).whom(&["user_id"]),
+    account("deleteMyCommands").whom(&["scope.chat_id", "scope.user_id"]),
     account("setChatMenuButton").or_of(CHAT),
-    account("setMyCommands"),
-    account("setMyDefaultAdministratorRights"),
+    account("setMyCommands").whom(&["scope.chat_id", "scope.user_id"]),
+    account("setMyDefaultAdministratorRights").whom(&["for_channels"]),
     account("setMyDescription"),
     account("setMyName"),
     account("setMyShortDescription"),
@@ -82,3 +83,19 @@ pub(in crate::providers) const METHODS: &[Entry] = &[
 
 /// Methods that would end the bot here, or hand out a token.
 pub(super) const RESERVED: &[&str] = &["close", "getManagedBotToken", "logOut", "replaceManagedBotToken"];
+
+/// Of Telegram's arguments: the chat that a reply quotes from is asked about wherever it is named.
+pub(super) const WHO: Who = Who {
+    content: &[
+        "caption_entities",
+        "description_entities",
+        "entities",
+        "explanation_entities",
+        "question_entities",
+        "quote_entities",
+        "reply_markup",
+        "text_entities",
+        "title_entities",
+    ],
+    everywhere: &["reply_parameters.chat_id"],
+};

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use http::Method;
 use serde_json::{Value, json};
 
-use super::methods::{CHAT, METHODS, RESERVED};
+use super::methods::{CHAT, METHODS, RESERVED, WHO};
 use super::{Telegram, is_token_byte};
 use crate::domain::installation::{ExternalAccount, ProviderKind};
 use crate::domain::message::{Effect, SendReceipt};
@@ -13,11 +13,9 @@ use crate::domain::reason::ReasonCode;
 use crate::domain::secret::Secret;
 use crate::providers::methods::{Sort, find};
 use crate::providers::sdk::{Asked, Kind, Located, Refused, Sdk, Told, Touch, Untold, plain_receipt, request, segments};
+use crate::providers::who;
 use crate::wire::form::{Arguments, Written};
 use crate::wire::{WireRequest, WireResponse};
-
-/// For whom a message would go besides its chat.
-const NOT_THE_AGENTS: &[&str] = &["business_connection_id", "receiver_user_id", "method", "token"];
 
 /// The part of a path under which files lie.
 const FILE: &str = "file";
@@ -77,10 +75,8 @@ impl Sdk for Telegram {
         if RESERVED.contains(&method) {
             return Err(Untold::RESERVED);
         }
-        if NOT_THE_AGENTS.iter().any(|name| arguments.has(name)) {
-            return Err(Untold::invalid("an argument says for whom the bot acts, which is not the agent's to say"));
-        }
         let entry = find(METHODS, method).ok_or(Untold::UNKNOWN)?;
+        who::check(&WHO, entry, arguments)?;
         let mut touches = Vec::new();
         let mut reads = |conversation: Option<String>| {
             touches.extend(conversation.map(|conversation| Touch { conversation, effect: Effect::Read }));

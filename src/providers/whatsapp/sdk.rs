@@ -10,18 +10,37 @@ use crate::domain::reason::ReasonCode;
 use crate::domain::secret::Secret;
 use crate::providers::methods::{Entry, find, plain, speaks};
 use crate::providers::sdk::{Asked, Kind, Located, Place, Refused, Sdk, Told, Untold, plain_receipt, request, segments};
+use crate::providers::who::{self, Who};
 use crate::wire::form::{Body, Written};
 use crate::wire::{Payload, WireRequest, WireResponse};
 
 /// Every call that the gateway knows, by the name that it gives them: Graph has paths. The recipient of a message is `to`, or
 /// `recipient` for a user's id.
-const METHODS: &[Entry] = &[
-    speaks(MESSAGES, Effect::Write, "to"),
+pub(super) const METHODS: &[Entry] = &[
+    speaks(MESSAGES, Effect::Write, "to").whom(&["recipient", "recipient_identity_key_hash", "recipient_type"]),
     plain("media.upload", Effect::Write),
     plain("media.get", Effect::Read),
     plain("phone_number.get", Effect::Read),
     plain("business_profile.get", Effect::Read),
 ];
+/// Of WhatsApp's arguments: what a message may hold.
+pub(super) const WHO: Who = Who {
+    content: &[
+        "audio",
+        "contacts",
+        "document",
+        "image",
+        "interactive",
+        "location",
+        "reaction",
+        "sticker",
+        "template",
+        "text",
+        "typing_indicator",
+        "video",
+    ],
+    everywhere: &[],
+};
 const MESSAGES: &str = "messages";
 
 /// Edges and nodes that move webhooks, hand out tokens, or open and close the number.
@@ -81,9 +100,12 @@ impl Sdk for WhatsApp {
 
     fn tell(&self, asked: &Asked<'_>, account: &ExternalAccount) -> Result<Told, Untold> {
         let ExternalAccount::WhatsApp { phone_number_id, .. } = account else { return Err(Untold::UNKNOWN) };
-        let effect = |method: &str| find(METHODS, method).map(|entry| entry.effect).ok_or(Untold::UNKNOWN);
-        let told = |method: &str| Ok(Told::quiet(method, Kind::Plain, effect(method)?, None));
         let arguments = asked.arguments;
+        let effect = |method: &str| {
+            let entry = find(METHODS, method).ok_or(Untold::UNKNOWN)?;
+            who::check(&WHO, entry, arguments).map(|()| entry.effect)
+        };
+        let told = |method: &str| Ok(Told::quiet(method, Kind::Plain, effect(method)?, None));
         let parts = asked.parts();
         let (_, path) = parts.split_first().ok_or(Untold::UNKNOWN)?;
         if path.iter().any(|part| RESERVED.contains(part)) || NOT_THE_AGENTS.iter().any(|name| arguments.has(name)) {
