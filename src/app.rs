@@ -27,7 +27,7 @@ use crate::http::{self, Bodies, Rooms};
 use crate::ingress::Ingress;
 use crate::policy::accept::{Passed, Terms};
 use crate::policy::reload::{Done, Reloader, Status};
-use crate::policy::{Engine, History, Snapshot};
+use crate::policy::{Engine, History, LoadError, Snapshot};
 use crate::quota::OrgQuotas;
 use crate::quota::failures::FailureBudgets;
 use crate::store::Store;
@@ -73,6 +73,13 @@ pub struct Gateway {
     drain_timeout: Duration,
 }
 
+/// Why there is no set to begin with. A start is in the log of whoever starts it, so no text of the files is in it.
+fn policies_refused(error: &LoadError) -> Failure {
+    let mut lines: Vec<String> = error.told().iter().map(ToString::to_string).collect();
+    lines.push("`byoa policy check` prints each line that is at fault".into());
+    Failure::new(error.code, lines.join("\n"))
+}
+
 /// How often what has passed its retention is removed.
 const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 
@@ -95,7 +102,7 @@ impl Gateway {
         let terms = Terms::from(&config.policies);
         let read =
             terms.read().and_then(|sources| terms.accept_again(&sources, law.as_deref(), clock.now()).map(|passed| (sources, passed)));
-        let (sources, Passed { snapshot, rows }) = read.map_err(|e| Failure::new(e.code, e))?;
+        let (sources, Passed { snapshot, rows }) = read.map_err(|e| policies_refused(&e))?;
         let metrics = Arc::new(Metrics::new(snapshot.version()));
         let engine = Engine::new(snapshot);
         let first_start = Store::file_of(&config.store.url).is_none_or(|file| !file.exists());

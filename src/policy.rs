@@ -15,6 +15,7 @@ mod est;
 pub mod explain;
 pub mod facts;
 mod fault;
+mod folder;
 pub mod format;
 mod gate;
 pub mod history;
@@ -47,6 +48,7 @@ pub use action::{
     ReadAudit, ReplayDelivery, Role, RouteMessage, SendMessage, SimulateWebhook, UseCredential, UseFallback, ViewResources,
 };
 pub use decide::{Decision, Denied, Permit, Place};
+pub use fault::Told;
 pub use history::History;
 pub use load::{Diagnostic, LoadError, Rule, Sources, read};
 pub use shadow::Shadow;

@@ -82,12 +82,24 @@ fn scratch() -> Result<TempDir, String> {
     tempfile::Builder::new().prefix("byoa-matrix-").tempdir().map_err(said("there is no room for a scratch folder"))
 }
 
-/// Writes files below a folder.
+/// A text that is a link to what follows it.
+const LINK: &str = "-> ";
+/// A text that is no file at all.
+const REMOVED: &str = "removed";
+
+/// Writes files below a folder, makes links and removes files.
 fn save<'f>(dir: &Path, files: impl IntoIterator<Item = (&'f str, impl AsRef<str>)>) -> Result<(), String> {
     for (path, text) in files {
         let file = dir.join(path);
         let parent = file.parent().unwrap_or(dir);
-        std::fs::create_dir_all(parent).and_then(|()| std::fs::write(&file, text.as_ref())).map_err(said(path))?;
+        std::fs::create_dir_all(parent).map_err(said(path))?;
+        let done = match text.as_ref() {
+            REMOVED => std::fs::remove_file(&file),
+            #[cfg(unix)]
+            text if text.starts_with(LINK) => std::os::unix::fs::symlink(text.trim_start_matches(LINK), &file),
+            text => std::fs::write(&file, text),
+        };
+        done.map_err(said(path))?;
     }
     Ok(())
 }
@@ -219,13 +231,14 @@ impl Bench {
         self.gateway.store().reload().await.map_err(|e| e.to_string())
     }
 
-    /// Saves policy files that it must reject, and waits until it has.
+    /// Saves policy files that it must reject, and waits until it has; `wanted` is the code of the rejection.
     pub(super) async fn rejected(&mut self, files: &BTreeMap<String, String>, wanted: Option<&str>) -> Result<(), String> {
+        let known = self.left.store.rejections().await.map_err(|e| e.to_string())?.len();
         save(&self.policies, texts(files))?;
         let rejected = async {
             loop {
                 // The last thing that a rejection does is its audit line.
-                if let Some(code) = self.left.store.rejected_set().await.map_err(|e| e.to_string())? {
+                if let Some(code) = self.left.store.rejections().await.map_err(|e| e.to_string())?.into_iter().nth(known) {
                     return Ok::<String, String>(code);
                 }
                 tokio::time::sleep(LOOK_EVERY).await;

@@ -28,6 +28,8 @@ pub struct Step {
     pub agent: Option<Says>,
     /// Policy files saved while it runs; the step ends when they are in force.
     pub policies: Option<BTreeMap<String, String>>,
+    /// Policy files saved while it runs; the step ends when they are rejected.
+    pub policies_refused: Option<PoliciesRefused>,
     /// So many seconds pass.
     pub wait_s: Option<i64>,
     /// The wall clock is set by so many seconds while none pass.
@@ -45,6 +47,17 @@ pub struct Step {
     /// The step ends when the agents were sent so many events since the start.
     pub asked: Option<usize>,
     pub expect: StepExpect,
+}
+
+/// Policy files that are rejected.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PoliciesRefused {
+    /// The code of the rejection.
+    #[serde(rename = "as")]
+    pub code: String,
+    /// The files, by their place below the policy folder.
+    pub files: BTreeMap<String, String>,
 }
 
 /// An agent's message.

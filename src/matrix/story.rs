@@ -313,6 +313,13 @@ impl Story<'_> {
             self.bench.replaced(files).await?;
             return Ok(("policies are replaced".into(), Vec::new()));
         }
+        if let Some(refused) = &step.policies_refused {
+            if self.stage.play.given.policies.is_empty() {
+                return Err("a row that replaces policies begins with some of its own".into());
+            }
+            self.bench.rejected(&refused.files, Some(&refused.code)).await?;
+            return Ok((format!("policies are rejected with {}", refused.code), Vec::new()));
+        }
         if let Some(seconds) = step.wait_s {
             self.bench.clock.advance_ms(seconds * 1000);
             return Ok((format!("{seconds} s pass"), Vec::new()));

@@ -121,7 +121,57 @@ impl Rule {
     }
 }
 
-/// One fault in one place.
+impl Rule {
+    /// Whether messages of this rule may repeat text of the file that is at fault.
+    const fn quotes(self) -> bool {
+        match self {
+            Self::Syntax
+            | Self::Types
+            | Self::Id
+            | Self::Code
+            | Self::Annotation
+            | Self::Until
+            | Self::MayErr
+            | Self::Table
+            | Self::Lock => true,
+            Self::File
+            | Self::Schema
+            | Self::Empty
+            | Self::Template
+            | Self::Reason
+            | Self::Mode
+            | Self::Unconditional
+            | Self::OrgScope
+            | Self::Limit => false,
+        }
+    }
+}
+
+/// A fault as the gateway tells it in its API, audit and log: where it is and which rule is broken, and no text of the file.
+/// The file may be another one than its author believes, and whoever reads the API may not be allowed to read it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Told {
+    /// The file.
+    pub file: String,
+    /// The line, from 1; 1 where the whole file is meant.
+    pub line: usize,
+    /// The column in characters, from 1.
+    pub column: usize,
+    /// How many characters it is about; 0 where the whole file is meant.
+    pub length: usize,
+    /// The rule that is broken.
+    pub rule: Rule,
+    /// One sentence that holds nothing of the file's text.
+    pub message: String,
+}
+
+impl fmt::Display for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}: {}: {}", self.file, self.line, self.column, self.rule.as_str(), self.message)
+    }
+}
+
+/// One fault in one place, for a command that prints it where the files are.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
 pub struct Diagnostic {
     /// The file.
@@ -144,6 +194,13 @@ impl Diagnostic {
     /// A fault of a file as a whole.
     pub(super) fn of_file(rule: Rule, file: impl fmt::Display, message: impl fmt::Display) -> Self {
         Self { file: file.to_string(), line: 1, column: 1, length: 0, rule, message: message.to_string(), source_line: None }
+    }
+
+    /// The fault without any text of the file.
+    pub fn told(&self) -> Told {
+        let Self { file, line, column, length, rule, message, source_line: _ } = self;
+        let message = if rule.quotes() { rule.meaning().to_owned() } else { message.clone() };
+        Told { file: file.clone(), line: *line, column: *column, length: *length, rule: *rule, message }
     }
 
     /// A fault at a byte range of a text. What reaches over several lines is shown to the end of its first.
@@ -180,6 +237,13 @@ impl LoadError {
         diagnostics.dedup();
         let too_complex = code == ReasonCode::PolicyInvalid && diagnostics.iter().any(|fault| fault.rule == Rule::Limit);
         Self { code: if too_complex { ReasonCode::PolicyTooComplex } else { code }, diagnostics }
+    }
+}
+
+impl LoadError {
+    /// The faults without any text of the files.
+    pub fn told(&self) -> Vec<Told> {
+        self.diagnostics.iter().map(Diagnostic::told).collect()
     }
 }
 

@@ -4,10 +4,11 @@
 
 use std::fs;
 use std::io::{self, Write as _};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::folder::{Folder, writable};
 use super::load::{LOCK, Sources, ours};
 use crate::domain::clock::Timestamp;
 
@@ -83,15 +84,16 @@ impl Accepted {
     /// At the first file that cannot be written or removed; the gateway goes on deciding by what it has until the folder makes
     /// sense again.
     pub fn restore(&self, dir: &Path) -> io::Result<(usize, usize)> {
-        let inside = |path: &str| Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
-        if let Some(odd) = self.files.iter().find(|f| !inside(&f.path)) {
-            return Err(io::Error::other(format!("the kept set names `{}`, which is no file of the folder", odd.path)));
+        fs::create_dir_all(dir)?;
+        // Before anything is written.
+        for file in &self.files {
+            writable(dir, &file.path)?;
         }
         let mut files: Vec<&Kept> = self.files.iter().collect();
         files.sort_by_key(|f| f.path == LOCK);
         let mut written = 0;
         for file in files {
-            let path = dir.join(&file.path);
+            let path = writable(dir, &file.path)?;
             if fs::read_to_string(&path).is_ok_and(|text| text == file.text) {
                 continue;
             }
@@ -102,8 +104,9 @@ impl Accepted {
             written += 1;
         }
         let mut removed = 0;
+        let folder = Folder::open(dir)?;
         for path in ours(dir)?.iter().filter(|path| !self.files.iter().any(|f| f.path == **path)) {
-            fs::remove_file(dir.join(path))?;
+            folder.remove(path)?;
             removed += 1;
         }
         Ok((written, removed))

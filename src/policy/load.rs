@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::SCHEMA;
 pub use super::fault::{Diagnostic, LoadError, Rule};
+use super::folder::{Entry, Folder, NOT_REGULAR};
 use super::limits::Bounds;
 use crate::config::PolicyTextLimits;
 use crate::crypto::sha256;
@@ -138,9 +139,11 @@ pub(super) fn policy_files(policies_dir: &Path, platform: &PolicyTextLimits) -> 
 /// Everything in the folder, sorted by path; the faults known so far are added to.
 fn found(policies_dir: &Path, platform: &PolicyTextLimits, mut faults: Vec<Diagnostic>) -> Result<Found, LoadError> {
     let mut found = Found { platform: *platform, ..Found::default() };
-    if let Err(fault) = walk(policies_dir, "", DEPTH_MAX, &mut found, &mut faults) {
-        faults.push(fault);
-    }
+    let walked = match Folder::open(policies_dir) {
+        Ok(folder) => walk(policies_dir, &folder, DEPTH_MAX, &mut found, &mut faults),
+        Err(error) => Err(Diagnostic::of_file(Rule::File, policies_dir.display(), format!("cannot be read: {error}"))),
+    };
+    faults.extend(walked.err());
     if found.files.is_empty() && faults.is_empty() {
         let missing = Diagnostic::of_file(Rule::File, policies_dir.display(), "there is no policy file (*.cedar) here");
         return Err(LoadError::new(ReasonCode::PolicyMissing, vec![missing]));
@@ -199,99 +202,105 @@ fn digest<'t>(texts: impl Iterator<Item = (&'t str, &'t str)>) -> [u8; 32] {
     sha256(&all)
 }
 
-fn walk(dir: &Path, path: &str, depth: usize, found: &mut Found, faults: &mut Vec<Diagnostic>) -> Result<(), Diagnostic> {
-    let cannot = |error: std::io::Error| Diagnostic::of_file(Rule::File, dir.display(), format!("cannot be read: {error}"));
+fn walk(dir: &Path, folder: &Folder, depth: usize, found: &mut Found, faults: &mut Vec<Diagnostic>) -> Result<(), Diagnostic> {
+    let here = if folder.path().is_empty() { dir.to_owned() } else { dir.join(folder.path()) };
+    let cannot = |error: std::io::Error| Diagnostic::of_file(Rule::File, here.display(), format!("cannot be read: {error}"));
     if depth == 0 {
-        return Err(Diagnostic::of_file(Rule::File, dir.display(), format!("directories nest deeper than {DEPTH_MAX} levels")));
+        return Err(Diagnostic::of_file(Rule::File, here.display(), format!("directories nest deeper than {DEPTH_MAX} levels")));
     }
-    for entry in fs::read_dir(dir).map_err(cannot)? {
-        let entry = entry.map_err(cannot)?;
-        let full = entry.path();
-        let name = entry.file_name();
-        let Some(name) = name.to_str() else {
-            faults.push(Diagnostic::of_file(Rule::File, full.display(), "the name is not UTF-8"));
-            continue;
+    for entry in folder.names().map_err(cannot)? {
+        let (name, kind) = match entry.map_err(cannot)? {
+            Ok(entry) => entry,
+            Err(name) => {
+                faults.push(Diagnostic::of_file(Rule::File, here.join(name).display(), "the name is not UTF-8"));
+                continue;
+            }
         };
-        if passed_over(name) {
+        if passed_over(&name) {
             continue;
         }
-        let path = if path.is_empty() { name.to_owned() } else { format!("{path}/{name}") };
-        // Follows links: a mounted ConfigMap is links to links.
-        match fs::metadata(&full) {
-            Err(error) => faults.push(Diagnostic::of_file(Rule::File, full.display(), format!("cannot be read: {error}"))),
-            Ok(about) if about.is_dir() => walk(&full, &path, depth - 1, found, faults)?,
-            Ok(about) => {
-                let Some(role) = role(&path) else { continue };
-                // A pipe would never end.
-                if !about.is_file() {
-                    faults.push(Diagnostic::of_file(Rule::File, full.display(), "not a regular file"));
-                    continue;
-                }
-                if found.count() >= FILES_MAX {
-                    return Err(Diagnostic::of_file(
-                        Rule::File,
-                        dir.display(),
-                        format!("there are more than {FILES_MAX} policy files and tables"),
-                    ));
-                }
-                let taken = role.map_err(|message| (Rule::File, message)).and_then(|role| {
-                    let bounds = if let Role::Policy(house) = &role { Some(house.bounds(&found.platform)) } else { None };
-                    let most = bounds.map_or(FILE_BYTES_MAX, |bounds| bounds.limits.file_bytes);
-                    match (read_text(&full, most), bounds) {
-                        (Ok(text), _) => Ok((role, text)),
-                        (Err(Unfit::TooLarge(_)), Some(bounds)) => Err((Rule::Limit, bounds.too_large())),
-                        (Err(unfit), _) => Err((Rule::File, unfit.to_string())),
-                    }
-                });
-                let (role, text) = match taken {
-                    Ok(read) => read,
-                    Err((rule, message)) => {
-                        faults.push(Diagnostic::of_file(rule, full.display(), message));
-                        continue;
-                    }
-                };
-                found.bytes += text.len();
-                if found.bytes > ALL_BYTES_MAX {
-                    return Err(Diagnostic::of_file(
-                        Rule::File,
-                        dir.display(),
-                        format!("the files are larger than {ALL_BYTES_MAX} bytes together"),
-                    ));
-                }
-                let file = full.display().to_string();
-                match role {
-                    Role::Policy(house) => found.files.push(Source { file, path, house, text }),
-                    Role::Table => found.tables.push(Beside { file, path, text }),
-                    Role::Lock => found.lock = Some(Beside { file, path, text }),
-                }
+        let path = folder.path_of(&name);
+        let full = dir.join(&path);
+        let (link, regular) = match folder.entry(&name, kind) {
+            Ok(Entry::Folder(below)) => {
+                walk(dir, &below, depth - 1, found, faults)?;
+                continue;
             }
+            Ok(Entry::Other { link, regular }) => (link, regular),
+            Err(message) => {
+                faults.push(Diagnostic::of_file(Rule::File, full.display(), message));
+                continue;
+            }
+        };
+        let Some(role) = role(&path) else { continue };
+        if !regular {
+            faults.push(Diagnostic::of_file(Rule::File, full.display(), NOT_REGULAR));
+            continue;
+        }
+        if found.count() >= FILES_MAX {
+            return Err(Diagnostic::of_file(Rule::File, dir.display(), format!("there are more than {FILES_MAX} policy files and tables")));
+        }
+        let taken = role.map_err(|message| (Rule::File, message)).and_then(|role| {
+            let bounds = if let Role::Policy(house) = &role { Some(house.bounds(&found.platform)) } else { None };
+            let most = bounds.map_or(FILE_BYTES_MAX, |bounds| bounds.limits.file_bytes);
+            let read = folder.read(&name, link, most).map_err(Unfit::Otherwise).and_then(|bytes| text(bytes, most));
+            match (read, bounds) {
+                (Ok(text), _) => Ok((role, text)),
+                (Err(Unfit::TooLarge(_)), Some(bounds)) => Err((Rule::Limit, bounds.too_large())),
+                (Err(unfit), _) => Err((Rule::File, unfit.to_string())),
+            }
+        });
+        let (role, text) = match taken {
+            Ok(read) => read,
+            Err((rule, message)) => {
+                faults.push(Diagnostic::of_file(rule, full.display(), message));
+                continue;
+            }
+        };
+        found.bytes += text.len();
+        if found.bytes > ALL_BYTES_MAX {
+            return Err(Diagnostic::of_file(
+                Rule::File,
+                dir.display(),
+                format!("the files are larger than {ALL_BYTES_MAX} bytes together"),
+            ));
+        }
+        let file = full.display().to_string();
+        match role {
+            Role::Policy(house) => found.files.push(Source { file, path, house, text }),
+            Role::Table => found.tables.push(Beside { file, path, text }),
+            Role::Lock => found.lock = Some(Beside { file, path, text }),
         }
     }
     Ok(())
 }
 
-/// Every file of a folder that is a policy, a table or the lock, by its place alone: what it holds may be broken.
+/// Every file of a folder that is a policy, a table or the lock, by its place alone: what it holds may be broken. A link is a
+/// file here, unless it leads to a folder inside.
 ///
 /// # Errors
 /// When a folder cannot be read.
 pub(super) fn ours(dir: &Path) -> std::io::Result<Vec<String>> {
-    fn collect(dir: &Path, path: &str, depth: usize, all: &mut Vec<String>) -> std::io::Result<()> {
-        for entry in fs::read_dir(dir)? {
-            let entry = entry?;
-            let Some(name) = entry.file_name().to_str().map(str::to_owned).filter(|name| !passed_over(name)) else { continue };
-            let path = if path.is_empty() { name } else { format!("{path}/{name}") };
-            if entry.path().is_dir() {
-                if depth > 0 {
-                    collect(&entry.path(), &path, depth - 1, all)?;
-                }
-            } else if role(&path).is_some() {
-                all.push(path);
+    fn collect(folder: &Folder, depth: usize, all: &mut Vec<String>) -> std::io::Result<()> {
+        for entry in folder.names()? {
+            let Ok((name, kind)) = entry? else { continue };
+            if passed_over(&name) {
+                continue;
+            }
+            let path = folder.path_of(&name);
+            match folder.entry(&name, kind) {
+                Ok(Entry::Folder(below)) if depth > 0 => collect(&below, depth - 1, all)?,
+                Ok(Entry::Folder(_)) => {}
+                // A link that does not count is what keeps the folder from being read.
+                Err(_) if kind.is_symlink() => all.push(path),
+                Ok(Entry::Other { .. }) | Err(_) if role(&path).is_some() => all.push(path),
+                Ok(Entry::Other { .. }) | Err(_) => {}
             }
         }
         Ok(())
     }
     let mut all = Vec::new();
-    collect(dir, "", DEPTH_MAX, &mut all)?;
+    collect(&Folder::open(dir)?, DEPTH_MAX, &mut all)?;
     Ok(all)
 }
 
@@ -346,11 +355,17 @@ impl fmt::Display for Unfit {
     }
 }
 
+/// A file that is not of the policy folder.
 fn read_text(file: &Path, most: usize) -> Result<String, Unfit> {
     let mut bytes = Vec::new();
     let cannot = |error: std::io::Error| Unfit::Otherwise(format!("cannot be read: {error}"));
-    // One byte more than allowed: the size is judged by what was read, not by what the directory said before.
     fs::File::open(file).map_err(cannot)?.take(most as u64 + 1).read_to_end(&mut bytes).map_err(cannot)?;
+    text(bytes, most)
+}
+
+/// The bytes as text. There is one byte more than allowed where there are more: the size is judged by what was read, not by
+/// what the directory said before.
+fn text(bytes: Vec<u8>, most: usize) -> Result<String, Unfit> {
     if bytes.len() > most {
         return Err(Unfit::TooLarge(most));
     }

@@ -16,6 +16,7 @@ use serde_json::json;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::accept::{Passed, Terms};
+use super::fault::Told;
 use super::load::{Diagnostic, LoadError, Sources};
 use super::{Engine, History, Shadow, Snapshot};
 use crate::domain::clock::{Clock, Timestamp};
@@ -50,8 +51,8 @@ pub struct Rejected {
     pub version: Option<Arc<str>>,
     /// When it was rejected.
     pub at: Timestamp,
-    /// Every fault, with its place.
-    pub diagnostics: Vec<Diagnostic>,
+    /// Every fault, with its place and without the text of files.
+    pub diagnostics: Vec<Told>,
 }
 
 /// How the folders stand against what is in force.
@@ -303,9 +304,9 @@ impl Reloader {
 
     async fn reject(&self, error: LoadError, trigger: &'static str, took_ms: u64) -> bool {
         let live = self.engine.pin();
-        let LoadError { code, diagnostics } = error;
+        let (code, diagnostics) = (error.code, error.told());
         let unsettled = code == ReasonCode::PolicyUnsettled;
-        let first: Vec<&Diagnostic> = diagnostics.iter().take(LISTED_MAX).collect();
+        let first: Vec<&Told> = diagnostics.iter().take(LISTED_MAX).collect();
         let detail = json!({"trigger": trigger, "took_ms": took_ms, "faults": diagnostics.len(), "diagnostics": first});
         for fault in &first {
             tracing::error!(version = %live.version(), %code, "policies on disk not taken: {fault}");
@@ -349,7 +350,8 @@ impl Reloader {
                 drop(self.engine.swap(live.beside(Some(Arc::new(Shadow::new(snapshot))))));
                 self.status.change(|s| s.shadow_rejected = None);
             }
-            Err(LoadError { code, diagnostics }) => {
+            Err(error) => {
+                let (code, diagnostics) = (error.code, error.told());
                 tracing::warn!(%code, faults = diagnostics.len(), "policies in the shadow folder not taken");
                 let rejected = Rejected { code, version: None, at: now, diagnostics };
                 self.status.change(|s| s.shadow_rejected = Some(rejected));
@@ -393,12 +395,14 @@ struct Watchers {
 /// Watches a folder, and its parent: a folder that is replaced whole, or a link that points elsewhere, is an event of the
 /// parent only.
 fn watcher(dir: &Path, tell: mpsc::Sender<()>) -> notify::Result<RecommendedWatcher> {
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+    let heard = move |event: notify::Result<notify::Event>| {
         // Reading is an event too; answering it with a look would never end.
         if !event.is_ok_and(|e| e.kind.is_access()) {
             let _ = tell.try_send(());
         }
-    })?;
+    };
+    // A link to a large tree outside would take a watch for every folder of it.
+    let mut watcher = RecommendedWatcher::new(heard, notify::Config::default().with_follow_symlinks(false))?;
     if let Some(parent) = dir.parent().filter(|p| !p.as_os_str().is_empty()) {
         watcher.watch(parent, RecursiveMode::NonRecursive)?;
     }

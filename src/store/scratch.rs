@@ -81,13 +81,13 @@ impl Scratch {
         sqlx::query_scalar("SELECT COALESCE(MAX(seq), 0) FROM audit").fetch_one(&mut self.0).await.map_err(failed)
     }
 
-    /// The code of the first set of policies that was rejected.
+    /// The codes of the rejections of policies, the first one first.
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn rejected_set(&mut self) -> Result<Option<String>, StoreError> {
-        let first = "SELECT COALESCE(code, '') FROM audit WHERE action = 'policies.load' AND outcome = 'refused' ORDER BY seq LIMIT 1";
-        sqlx::query_scalar(first).fetch_optional(&mut self.0).await.map_err(failed)
+    pub async fn rejections(&mut self) -> Result<Vec<String>, StoreError> {
+        let all = "SELECT COALESCE(code, '') FROM audit WHERE action = 'policies.load' AND outcome = 'refused' ORDER BY seq";
+        sqlx::query_scalar(all).fetch_all(&mut self.0).await.map_err(failed)
     }
 
     /// How many attempts of deliveries were settled.

@@ -38,7 +38,7 @@ fn mark(n: u32) -> String {
 }
 
 /// The file that edits are made to.
-const EDITED: &str = "orgs/acme/edit.cedar";
+const EDITED: &str = "platform/95-edit.cedar";
 
 fn replaced(path: &Path, text: &str) {
     let new = path.with_extension("tmp");
@@ -66,7 +66,8 @@ impl Bed {
         let root = tempfile::tempdir().unwrap();
         let plain = root.path().join("plain");
         copy(&here("policies/platform"), &plain.join("platform"));
-        fs::create_dir_all(plain.join("orgs/acme")).unwrap();
+        fs::create_dir_all(plain.join("orgs")).unwrap();
+        fs::write(plain.join("orgs/README.md"), "One folder for each org.\n").unwrap();
         fs::write(plain.join(EDITED), mark(0)).unwrap();
         let dir = lay(root.path(), &plain);
         let gateway = TestGateway::start_with(NOW, |config| {
@@ -247,10 +248,10 @@ async fn saves_of_editors() {
     bed.edit("written in place", Some(1), |dir| fs::write(dir.join(EDITED), mark(1)).unwrap()).await;
     bed.edit("renamed over", Some(2), |dir| replaced(&dir.join(EDITED), &mark(2))).await;
     bed.edit("vim: moved away, written, deleted", Some(3), |dir| {
-        let (file, backup) = (dir.join(EDITED), dir.join("orgs/acme/edit.cedar~"));
-        fs::write(dir.join("orgs/acme/.edit.cedar.swp"), "swap").unwrap();
-        fs::write(dir.join("orgs/acme/4913"), "").unwrap();
-        fs::remove_file(dir.join("orgs/acme/4913")).unwrap();
+        let (file, backup) = (dir.join(EDITED), dir.join("platform/95-edit.cedar~"));
+        fs::write(dir.join("platform/.edit.cedar.swp"), "swap").unwrap();
+        fs::write(dir.join("platform/4913"), "").unwrap();
+        fs::remove_file(dir.join("platform/4913")).unwrap();
         fs::rename(&file, &backup).unwrap();
         fs::write(&file, mark(3)).unwrap();
         fs::remove_file(backup).unwrap();
@@ -266,25 +267,29 @@ async fn saves_of_editors() {
         }
     })
     .await;
-    bed.edit("a file renamed", Some(4), |dir| fs::rename(dir.join(EDITED), dir.join("orgs/acme/renamed.cedar")).unwrap()).await;
-    bed.edit("a file deleted", None, |dir| fs::remove_file(dir.join("orgs/acme/renamed.cedar")).unwrap()).await;
+    bed.edit("a file renamed", Some(4), |dir| fs::rename(dir.join(EDITED), dir.join("platform/renamed.cedar")).unwrap()).await;
+    bed.edit("a file deleted", None, |dir| fs::remove_file(dir.join("platform/renamed.cedar")).unwrap()).await;
     bed.edit("a new folder in a new folder", Some(5), |dir| {
-        fs::create_dir_all(dir.join("orgs/acme/deep/er")).unwrap();
-        fs::write(dir.join("orgs/acme/deep/er/edit.cedar"), mark(5)).unwrap();
+        fs::create_dir_all(dir.join("platform/deep/er")).unwrap();
+        fs::write(dir.join("platform/deep/er/edit.cedar"), mark(5)).unwrap();
     })
     .await;
     // One save after the other, none of them waited for: the last one counts, and no reload that began earlier undoes it.
     for n in 700..720 {
-        replaced(&bed.dir.join("orgs/acme/deep/er/edit.cedar"), &mark(n));
+        replaced(&bed.dir.join("platform/deep/er/edit.cedar"), &mark(n));
         bed.passing.insert(bed.on_disk(), Some(n));
     }
-    bed.edit("the last of many saves", Some(720), |dir| replaced(&dir.join("orgs/acme/deep/er/edit.cedar"), &mark(720))).await;
+    bed.edit("the last of many saves", Some(720), |dir| replaced(&dir.join("platform/deep/er/edit.cedar"), &mark(720))).await;
     bed.edit("many files at once", Some(6), |dir| {
-        fs::remove_dir_all(dir.join("orgs/acme/deep")).unwrap();
+        fs::remove_dir_all(dir.join("platform/deep")).unwrap();
         for n in 0..200 {
             let org = dir.join(format!("orgs/org-{n}"));
             fs::create_dir_all(&org).unwrap();
-            fs::write(org.join("a.cedar"), mark(1000 + n).replace("acme", &format!("org-{n}"))).unwrap();
+            fs::write(
+                org.join("a.cedar"),
+                mark(1000 + n).replace("acme", &format!("org-{n}")).replace("edit.", &format!("org.org-{n}.edit.")),
+            )
+            .unwrap();
         }
         fs::write(dir.join(EDITED), mark(6)).unwrap();
     })
@@ -371,8 +376,8 @@ async fn git_checkout() {
     git(&bed.dir, &["checkout", "-qb", "two"]);
     bed.edit("written in a work tree", Some(1), |dir| {
         fs::write(dir.join(EDITED), mark(1)).unwrap();
-        fs::write(dir.join("orgs/acme/more.cedar"), mark(900).replace("acme", "globex")).unwrap_or(());
-        fs::remove_file(dir.join("orgs/acme/more.cedar")).unwrap();
+        fs::write(dir.join("platform/more.cedar"), mark(900).replace("acme", "globex")).unwrap_or(());
+        fs::remove_file(dir.join("platform/more.cedar")).unwrap();
     })
     .await;
     git(&bed.dir, &["commit", "-qam", "two"]);
@@ -388,14 +393,15 @@ async fn events_that_never_come() {
         let elsewhere = root.join("elsewhere/deep");
         fs::create_dir_all(&elsewhere).unwrap();
         fs::rename(plain.join(EDITED), elsewhere.join("edit.cedar")).unwrap();
-        symlink(elsewhere.join("edit.cedar"), plain.join(EDITED)).unwrap();
+        // An event names the path that was written to, and that is the other one.
+        fs::hard_link(elsewhere.join("edit.cedar"), plain.join(EDITED)).unwrap();
         plain.to_owned()
     };
     let mut bed = Bed::lay(far, |_| {}).await;
     let file = bed.root.path().join("elsewhere/deep/edit.cedar");
     for n in [1, 2] {
         let file = file.clone();
-        bed.edit("a file behind a link", Some(n), |_| fs::write(file, mark(n)).unwrap()).await;
+        bed.edit("a file with two names", Some(n), |_| fs::write(file, mark(n)).unwrap()).await;
     }
     // Looking is reading, and reading is an event as well: neither leads to a reload.
     let reloads = bed.gateway.metrics().await["byoa_policy_reloads_total{result=\"accepted\"}"];
@@ -464,11 +470,11 @@ async fn broken_edits() {
     let rejected = bed.broken("ten megabytes", |dir| fs::write(dir.join(EDITED), vec![b' '; 10 << 20]).unwrap()).await;
     all.push(format!("ten megabytes\n{}", shown(&rejected, &root)));
     bed.edit("mended", Some(1), |dir| fs::write(dir.join(EDITED), mark(1)).unwrap()).await;
-    let rejected = bed.broken("a loop of links", |dir| symlink("..", dir.join("orgs/acme/loop")).unwrap()).await;
+    let rejected = bed.broken("a loop of links", |dir| symlink("..", dir.join("platform/loop")).unwrap()).await;
     assert!(shown(&rejected, &root).contains("nest deeper than 16 levels") || shown(&rejected, &root).contains("stands in"), "{rejected}");
     let rejected = bed.broken("a link to nothing", |dir| {
-        fs::remove_file(dir.join("orgs/acme/loop")).unwrap();
-        symlink("nowhere", dir.join("orgs/acme/gone.cedar")).unwrap();
+        fs::remove_file(dir.join("platform/loop")).unwrap();
+        symlink("nowhere", dir.join("platform/gone.cedar")).unwrap();
     });
     all.push(format!("a link to nothing\n{}", shown(&rejected.await, &root)));
     let rejected = bed.broken("the whole folder gone", |dir| fs::rename(dir, dir.with_extension("away")).unwrap()).await;
@@ -478,7 +484,7 @@ async fn broken_edits() {
     bed.edit("back", Some(2), |dir| {
         fs::remove_dir(dir).unwrap();
         fs::rename(dir.with_extension("away"), dir).unwrap();
-        fs::remove_file(dir.join("orgs/acme/gone.cedar")).unwrap();
+        fs::remove_file(dir.join("platform/gone.cedar")).unwrap();
         fs::write(dir.join(EDITED), mark(2)).unwrap();
     })
     .await;
@@ -623,7 +629,7 @@ async fn a_lock_makes_a_bundle_of_plain_files() {
         byoa(&bed.dir, &["lock"])
     };
     assert_eq!(code, Some(1));
-    assert!(err.contains("edit.cedar:1:8"), "{err}");
+    assert!(err.contains("95-edit.cedar:1:8"), "{err}");
     bed.settle().await;
 }
 
@@ -725,7 +731,6 @@ async fn a_set_in_the_shadow_decides_nothing() {
     assert_eq!(bed.active().await["version"], version);
     // One that agrees has nothing to list.
     fs::remove_file(shadow.join("platform/99.cedar")).unwrap();
-    fs::create_dir_all(shadow.join("orgs/acme")).unwrap();
     fs::write(shadow.join(EDITED), mark(0)).unwrap();
     let agreed = async { while list().await.json()["shadow"]["policies"] != json!(50) {} };
     tokio::time::timeout(PATIENCE, agreed).await.unwrap();
