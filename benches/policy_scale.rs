@@ -113,7 +113,7 @@ fn write_orgs(dir: &Path, policies: usize) -> Outcome<()> {
         let mut text = String::new();
         for (name, rest) in KINDS.iter().take(policies - first) {
             let rest = rest.replace("ORG", &format!("Byoa::Org::\"{org}\""));
-            writeln!(text, "@id(\"{org}.{name}\") @reason(\"Not here\") @code(\"policy.forbidden\")\nforbid ({rest}")?;
+            writeln!(text, "@id(\"org.{org}.{name}\") @reason(\"Not here\") @code(\"policy.forbidden\")\nforbid ({rest}")?;
         }
         let folder = dir.join("orgs").join(org);
         fs::create_dir_all(&folder)?;

@@ -21,7 +21,7 @@ import time
 import bench
 
 FORBID = (
-    '@id("org{org}.limit-{n}")\n@reason("A limit of org {org}")\n@code("policy.forbidden")\nforbid (principal in Byoa::Org::"org{org}", '
+    '@id("org.org{org}.limit-{n}")\n@reason("A limit of org {org}")\n@code("policy.forbidden")\nforbid (principal in Byoa::Org::"org{org}", '
     'action == Byoa::Action::"RouteMessage", resource)\nwhen {{ context has conversation && context.conversation == "C-{org}-{n}-{edit}" }};\n'
 )
 

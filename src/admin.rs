@@ -26,7 +26,7 @@ use crate::domain::clock::Clock;
 use crate::domain::ids::{BindingId, DeliveryId, EventId, OrgId, RequestId};
 use crate::domain::installation::Installation;
 use crate::domain::matrix::Player;
-use crate::domain::reason::{Failure, ReasonCode, Stop};
+use crate::domain::reason::{Failure, ReasonCode, Refusal, Stop};
 use crate::domain::record::{AuditRecord, Decision};
 use crate::policy::action::{Action, OperatorFacts, ReadAudit, ReplayDelivery, Role, ViewResources};
 use crate::policy::{Denied, Engine};
@@ -43,25 +43,27 @@ pub struct AdminError {
     pub code: ReasonCode,
     /// What is wrong, where, and what to do.
     pub detail: String,
+    /// The policies that refused, sorted; empty where none did.
+    pub policies: Arc<[String]>,
 }
 
 impl AdminError {
     /// An error with its detail.
     pub fn new(code: ReasonCode, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into() }
+        Self { code, detail: detail.into(), policies: Arc::new([]) }
     }
 }
 
 impl From<Failure> for AdminError {
     fn from(failure: Failure) -> Self {
-        Self { code: failure.code, detail: failure.detail }
+        Self::new(failure.code, failure.detail)
     }
 }
 
 impl From<Stop> for AdminError {
     fn from(stop: Stop) -> Self {
         match stop {
-            Stop::Refused(refusal) => Self::new(refusal.code, refusal.code.meaning()),
+            Stop::Refused(Refusal { code, policies, .. }) => Self { policies, ..Self::new(code, code.meaning()) },
             Stop::Failed(failure) => failure.into(),
         }
     }
@@ -153,8 +155,11 @@ impl Admin {
                     (Role::Viewer, _) | (_, true) => "",
                     _ => " and one factor (its token's line does not say mfa)",
                 };
-                let detail = format!("operator `{name}` with role {role}{factors} may not do this ({} {target})", A::NAME);
-                Err(AdminError::new(refusal.code, detail))
+                let mut detail = format!("operator `{name}` with role {role}{factors} may not do this ({} {target})", A::NAME);
+                if !refusal.policies.is_empty() {
+                    detail = format!("{detail}: refused by {}", refusal.policies.join(", "));
+                }
+                Err(AdminError { policies: refusal.policies, ..AdminError::new(refusal.code, detail) })
             }
         }
     }

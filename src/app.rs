@@ -26,7 +26,8 @@ use crate::http::listener::{Listening, listen};
 use crate::http::{self, Bodies, Rooms};
 use crate::ingress::Ingress;
 use crate::policy::accept::{Passed, Terms};
-use crate::policy::reload::{Done, Reloader, Status};
+use crate::policy::orgs::Last;
+use crate::policy::reload::{Begun, Done, Reloader, Status};
 use crate::policy::{Engine, History, LoadError, Snapshot};
 use crate::quota::OrgQuotas;
 use crate::quota::failures::FailureBudgets;
@@ -100,9 +101,14 @@ impl Gateway {
     pub async fn start_with(config: Config, secrets: EnvSecrets, clock: Clock, outfit: Outfit) -> Result<Self, Failure> {
         let Outfit { watcher, player, build, law } = outfit;
         let terms = Terms::from(&config.policies);
-        let read =
-            terms.read().and_then(|sources| terms.accept_again(&sources, law.as_deref(), clock.now()).map(|passed| (sources, passed)));
-        let (sources, Passed { snapshot, rows }) = read.map_err(|e| policies_refused(&e))?;
+        let history = History::new(&config.policies.history, config.policies.history_max);
+        let last = Last::new(Box::new(|| history.last_files(&terms.dir)));
+        let read = terms.read().and_then(|sources| {
+            let seen = sources.digest();
+            Ok((seen, terms.accept_again(sources, law.as_deref(), &last, clock.now())?))
+        });
+        drop(last);
+        let (seen, Passed { snapshot, sources, rows, orgs }) = read.map_err(|e| policies_refused(&e))?;
         let metrics = Arc::new(Metrics::new(snapshot.version()));
         let engine = Engine::new(snapshot);
         let first_start = Store::file_of(&config.store.url).is_none_or(|file| !file.exists());
@@ -187,14 +193,14 @@ impl Gateway {
             engine: engine.clone(),
             terms,
             shadow: config.policies.shadow.clone(),
-            history: History::new(&config.policies.history, config.policies.history_max),
+            history,
             store: store.clone(),
             metrics: metrics.clone(),
             clock: clock.clone(),
             status: standing.clone(),
             done: Done::default(),
         };
-        reloader.started(sources, rows).await?;
+        reloader.started(Begun { seen, sources, rows, orgs }).await?;
         let rooms = Arc::new(Rooms {
             ingress,
             egress,

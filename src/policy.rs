@@ -26,6 +26,7 @@ pub mod load;
 pub mod lock;
 pub mod matrix;
 pub mod mutate;
+pub mod orgs;
 pub mod prove;
 pub mod reach;
 pub mod reload;
@@ -118,7 +119,8 @@ impl Snapshot {
     }
 
     fn of(law: decide::Law, sources: &Sources, now: Timestamp) -> Self {
-        let texts = sources.files.iter().map(|f| (f.path.clone(), f.text.clone())).collect();
+        let own = |file: &&load::Source| file.house != load::House::Gateway;
+        let texts = sources.files.iter().filter(own).map(|f| (f.path.clone(), f.text.clone())).collect();
         Self { law: Arc::new(law), caches: action::Caches::default(), loaded_at: now, texts, shadow: None }
     }
 

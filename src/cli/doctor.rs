@@ -7,7 +7,7 @@ use super::show::{cell, raw, table};
 use super::{CliError, Output, Target};
 use crate::authn::operator::Operators;
 use crate::domain::clock::Clock;
-use crate::policy::accept::{Passed, Terms};
+use crate::policy::accept::Terms;
 use crate::store::Store;
 use crate::vault::keys;
 
@@ -51,8 +51,8 @@ fn local(target: &Target) -> Vec<Value> {
         bad("public_url", "absent".into(), "set public_url, so that set-up packets name the address providers reach")
     });
     let terms = Terms::from(&config.policies);
-    items.push(match terms.read().and_then(|sources| terms.accept(&sources, Clock::system().now())) {
-        Ok(Passed { snapshot: set, rows }) => {
+    items.push(match terms.read().and_then(|sources| terms.accept_whole(&sources, Clock::system().now())) {
+        Ok((set, rows)) => {
             let version: String = set.version().chars().take(12).collect();
             good("policies", format!("{} policies, {rows} cases of tables hold, version {version}", set.policies()))
         }

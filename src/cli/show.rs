@@ -52,14 +52,17 @@ pub(super) fn counted(number: usize, what: &str) -> String {
 pub(super) fn reasons(output: Output) -> Result<(), CliError> {
     let items: Vec<Value> = ReasonCode::ALL
         .iter()
-        .map(|c| json!({"code": c, "status": c.status(), "retryable": c.retryable(), "meaning": c.meaning()}))
+        .map(|c| {
+            json!({"code": c, "status": c.status(), "retryable": c.retryable(), "policies": c.usable_by_policies(), "meaning": c.meaning()})
+        })
         .collect();
     if raw(&json!({"items": items, "next": null}), output)? {
         return Ok(());
     }
     let rows = ReasonCode::ALL.iter().map(|c| {
-        vec![c.as_str().to_owned(), c.status().to_string(), if c.retryable() { "yes" } else { "no" }.to_owned(), c.meaning().to_owned()]
+        let yes = |is: bool| if is { "yes" } else { "no" }.to_owned();
+        vec![c.as_str().to_owned(), c.status().to_string(), yes(c.retryable()), yes(c.usable_by_policies()), c.meaning().to_owned()]
     });
-    anstream::println!("{}", table(&["code", "status", "again", "meaning"], rows));
+    anstream::println!("{}", table(&["code", "status", "again", "policies", "meaning"], rows));
     Ok(())
 }

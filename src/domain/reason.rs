@@ -48,6 +48,7 @@ reasons! {
     PolicyOutsideEnvelope "policy.outside_envelope" 403 false "A policy permits it, but the gateway's own bounds do not: the policy set is wrong.";
     PolicyOverBudget "policy.over_budget" 503 true "There is more to know for the question than the policies are asked with.";
     OrgSuspended "org.suspended" 403 false "The org is suspended by an operator.";
+    PolicyOrgRejected "policy.org_rejected" 403 false "The org's policy files are rejected and none of them are known to have been accepted before, so everything of the org is refused.";
     InstallationInactive "installation.inactive" 403 false "The installation is not active.";
     CredentialsCrossOwner "credentials.cross_owner" 403 false "The credential belongs to another owner or org than the installation.";
     CredentialsFallbackNotOptedIn "credentials.fallback_not_opted_in" 403 false "The org did not opt in to platform fallback for this provider.";
@@ -216,6 +217,21 @@ reasons! {
 }
 
 impl ReasonCode {
+    /// Whether a policy may name it as its `@code`. Every other code is the gateway's own: with it a policy could choose the
+    /// status of the answer, or ring an alarm.
+    pub const fn usable_by_policies(self) -> bool {
+        matches!(
+            self,
+            Self::OrgSuspended
+                | Self::InstallationInactive
+                | Self::CredentialsCrossOwner
+                | Self::CredentialsFallbackNotOptedIn
+                | Self::CredentialsPlatformFallbackDenied
+                | Self::CredentialsMethodNotAllowed
+                | Self::PolicyForbidden
+        )
+    }
+
     /// Reads a code.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|c| c.as_str() == text)
@@ -321,6 +337,8 @@ mod tests {
             }
             assert_eq!(ReasonCode::parse(text), Some(*code));
             assert!(code.meaning().ends_with('.'), "{text}");
+            // A policy refuses, and neither asks for the request again nor makes the gateway look out of order.
+            assert!(!code.usable_by_policies() || (code.status(), code.retryable()) == (403, false), "{text}");
         }
     }
 }

@@ -78,6 +78,7 @@ pub(super) async fn readyz(State(rooms): State<Arc<Rooms>>) -> Response {
         "store": if store.is_ok() { "ok" } else { "unavailable" },
         "policies": if rooms.standing.is_stale() { "stale" } else { "current" },
         "policy_version": policy.version(),
+        "policy_orgs_rejected": rooms.standing.get().orgs.len(),
         "clock": if suspect { "suspect" } else { "ok" },
         "draining": draining,
     });
@@ -104,7 +105,7 @@ pub(super) async fn policies(State(rooms): State<Arc<Rooms>>, headers: HeaderMap
         "version": policy.version(), "loaded_at": policy.loaded_at(), "policies": policy.policies(), "files": policy.files(),
         "rows": standing.rows, "expires_at": policy.expires_at(),
     });
-    Ok(Json(json!({"active": active, "rejected": standing.rejected})).into_response())
+    Ok(Json(json!({"active": active, "rejected": standing.rejected, "orgs_rejected": standing.orgs})).into_response())
 }
 
 /// Where the set in the shadow would have answered otherwise.
@@ -127,7 +128,9 @@ pub(super) async fn shadow(State(rooms): State<Arc<Rooms>>, headers: HeaderMap) 
 pub(super) async fn reasons() -> Json<Value> {
     let items: Vec<Value> = ReasonCode::ALL
         .iter()
-        .map(|c| json!({"code": c, "status": c.status(), "retryable": c.retryable(), "meaning": c.meaning()}))
+        .map(|c| {
+            json!({"code": c, "status": c.status(), "retryable": c.retryable(), "policies": c.usable_by_policies(), "meaning": c.meaning()})
+        })
         .collect();
     Json(json!({"items": items, "next": null}))
 }

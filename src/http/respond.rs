@@ -104,8 +104,12 @@ pub(super) fn webhook(outcome: Outcome, allow: &'static str) -> Response {
 
 /// A problem for an agent or an operator.
 pub(super) fn problem_response(code: ReasonCode, detail: &str, request: &RequestId) -> Response {
+    problem_with(code, problem::problem(code, detail, request))
+}
+
+fn problem_with(code: ReasonCode, body: serde_json::Value) -> Response {
     let status = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = (status, Json(problem::problem(code, detail, request))).into_response();
+    let mut response = (status, Json(body)).into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(problem::MEDIA_TYPE));
     if code.retryable() && matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
@@ -131,7 +135,12 @@ pub(super) fn answered(answer: SendAnswer) -> Response {
 
 /// An operator's error.
 pub(super) fn admin_error(error: &AdminError, request: &RequestId) -> Response {
-    problem_response(error.code, &error.detail, request)
+    let mut body = problem::problem(error.code, &error.detail, request);
+    // Operators read policies; an agent is not told which one refused it.
+    if let Some(fields) = body.as_object_mut().filter(|_| !error.policies.is_empty()) {
+        fields.insert("policies".into(), error.policies.iter().cloned().collect());
+    }
+    problem_with(error.code, body)
 }
 
 /// No such address.

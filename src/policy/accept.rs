@@ -1,12 +1,17 @@
 //! What a set has to pass before it may decide anything, at start and at every reload alike: the lock, parsing, lints, strict
-//! validation, the decision tables. Works on bytes that were read once. Never swaps anything. Floor 5.
+//! validation, the decision tables. The platform's files are taken whole or not at all, each org's by themselves. Works on bytes
+//! that were read once. Never swaps anything. Floor 5.
 
+use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::load::{LoadError, Sources};
+use super::load::{self, LoadError, Sources};
+use super::orgs::{Last, OrgRejected, Rejections};
 use super::{Snapshot, lock, validate};
 use crate::config::{PoliciesSection, PolicyTextLimits};
 use crate::domain::clock::Timestamp;
+use crate::domain::ids::OrgId;
 use crate::domain::reason::ReasonCode;
 
 /// Where the policies are, and what is asked of them.
@@ -37,21 +42,24 @@ impl From<&PoliciesSection> for Terms {
 }
 
 /// A set that passed.
-#[derive(Debug)]
 pub struct Passed {
-    /// Ready to be put in force.
+    /// The law, not in force yet.
     pub snapshot: Snapshot,
-    /// How many rows of the tables were run.
+    /// What it was made of: as read, or with what stands in place of orgs' folders that are rejected.
+    pub sources: Sources,
+    /// How many rows of tables were run.
     pub rows: usize,
+    /// The orgs whose folders are rejected.
+    pub orgs: Vec<OrgRejected>,
 }
 
 impl Terms {
-    /// Reads the folder and everything in it once.
+    /// Reads the folder and everything in it once. What is wrong with orgs' files is found in [`Terms::accept`].
     ///
     /// # Errors
-    /// [`LoadError`] with every file that cannot be taken.
+    /// [`LoadError`] with every file that cannot be taken, where one of them is the platform's.
     pub fn read(&self) -> Result<Sources, LoadError> {
-        super::read(&self.dir, &self.schema, &self.platform_limits)
+        load::read_by_org(&self.dir, &self.schema, &self.platform_limits)
     }
 
     /// The same, where it is to the letter a law that was accepted already and nothing but the law is asked for: many
@@ -59,32 +67,81 @@ impl Terms {
     ///
     /// # Errors
     /// As [`Terms::accept`].
-    pub fn accept_again(&self, sources: &Sources, accepted: Option<&Snapshot>, now: Timestamp) -> Result<Passed, LoadError> {
+    pub fn accept_again(
+        &self,
+        sources: Sources,
+        accepted: Option<&Snapshot>,
+        last: &Last<'_>,
+        now: Timestamp,
+    ) -> Result<Passed, LoadError> {
         match accepted {
-            Some(law) if law.version() == sources.version() && !self.gate_tables && !self.require_lock && sources.lock.is_none() => {
-                Ok(Passed { snapshot: law.beside(None), rows: 0 })
+            Some(law)
+                if law.version() == sources.version()
+                    && sources.faults.is_empty()
+                    && !self.gate_tables
+                    && !self.require_lock
+                    && sources.lock.is_none() =>
+            {
+                Ok(Passed { snapshot: law.beside(None), sources, rows: 0, orgs: vec![] })
             }
-            _ => self.accept(sources, now),
+            _ => self.accept(sources, last, now),
         }
     }
 
-    /// Holds what was read to everything.
+    /// Holds what was read to everything: the platform's files and the tables as a whole, each org's folder by itself. In place
+    /// of a folder that does not pass, the org's last accepted files are held to the same; where those are not known or do not
+    /// pass, everything of that org is refused.
     ///
     /// # Errors
     /// [`LoadError`]: `policy.lock_mismatch`, `policy.invalid`, `policy.too_complex` or `policy.table_failed`, with every fault
-    /// of that step.
-    pub fn accept(&self, sources: &Sources, now: Timestamp) -> Result<Passed, LoadError> {
+    /// of that step, where one of them is not an org's.
+    pub fn accept(&self, sources: Sources, last: &Last<'_>, now: Timestamp) -> Result<Passed, LoadError> {
+        let mut rejected = Rejections::default();
+        if !sources.faults.is_empty() {
+            rejected.blame(LoadError::new(ReasonCode::PolicyInvalid, sources.faults.clone()), &sources, last)?;
+        }
+        // Each turn takes something away from an org.
+        loop {
+            let set = rejected.composed(&sources, last);
+            match self.judged(&sources, &set, &rejected.orgs(), now) {
+                Err(error) => rejected.blame(error, &sources, last)?,
+                Ok((snapshot, rows)) => {
+                    let composed = if let Cow::Owned(composed) = set { Some(composed) } else { None };
+                    return Ok(Passed { snapshot, rows, orgs: rejected.into_list(), sources: composed.unwrap_or(sources) });
+                }
+            }
+        }
+    }
+
+    /// Holds what was read to everything, orgs' files like the platform's, for whoever looks before a gateway does. Gives the law
+    /// and how many rows of tables hold.
+    ///
+    /// # Errors
+    /// As [`Terms::accept`], also of an org's file.
+    pub fn accept_whole(&self, sources: &Sources, now: Timestamp) -> Result<(Snapshot, usize), LoadError> {
+        if !sources.faults.is_empty() {
+            return Err(LoadError::new(ReasonCode::PolicyInvalid, sources.faults.clone()));
+        }
+        self.judged(sources, sources, &BTreeSet::new(), now)
+    }
+
+    /// Holds a set to everything: what was read to its lock, and what is to decide to the rest. What concerns the orgs that are
+    /// rejected already does not count.
+    fn judged(&self, read: &Sources, set: &Sources, rejected: &BTreeSet<OrgId>, now: Timestamp) -> Result<(Snapshot, usize), LoadError> {
         let dir = Path::display(&self.dir).to_string();
-        let locked = |policies| match lock::faults(sources, &dir, policies, self.require_lock) {
-            faults if faults.is_empty() => Ok(()),
-            faults => Err(LoadError::new(ReasonCode::PolicyLockMismatch, faults)),
+        let locked = |policies| {
+            let mut faults = lock::faults(read, &dir, policies, self.require_lock);
+            faults.retain(|fault| fault.orgs.is_empty() || !fault.orgs.iter().all(|org| rejected.contains(org)));
+            if faults.is_empty() { Ok(()) } else { Err(LoadError::new(ReasonCode::PolicyLockMismatch, faults)) }
         };
         // Before anything else: half a bundle is not worth a list of its faults.
         locked(None)?;
-        let whole = validate::law(sources, now)?;
-        locked(Some(whole.policies.num_of_policies() + whole.ended.len()))?;
-        let snapshot = Snapshot::of(whole, sources, now);
-        let rows = if self.gate_tables { super::gate::run(sources, &snapshot)? } else { 0 };
-        Ok(Passed { snapshot, rows })
+        let law = validate::law(set, now)?;
+        if rejected.is_empty() {
+            locked(Some(law.policies.num_of_policies() + law.ended.len()))?;
+        }
+        let snapshot = Snapshot::of(law, set, now);
+        let rows = if self.gate_tables { super::gate::run(set, &snapshot, rejected)? } else { 0 };
+        Ok((snapshot, rows))
     }
 }

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use serde::Serialize;
 
+use crate::domain::ids::OrgId;
 use crate::domain::reason::ReasonCode;
 
 /// What a fault is a fault of. Stable words, for programs that sort findings.
@@ -105,14 +106,16 @@ impl Rule {
             Self::Types => "A policy fits the schema and can match.",
             Self::Empty => "A policy file holds at least one policy.",
             Self::Template => "Policies are static: what varies is entity data.",
-            Self::Id => "Every policy has an `@id` of its own, a name that people can say.",
+            Self::Id => "Every policy has an `@id` of its own, a name that people can say; an org's begins with `org.<org>.`.",
             Self::Reason => "Every policy has a `@reason`, one sentence for people.",
-            Self::Code => "Every forbid has a `@code`, the reason code of its refusals, and no permit has one.",
+            Self::Code => "Every forbid has a `@code`, one of the reason codes that policies may use, and no permit has one.",
             Self::Annotation => "Only annotations that exist are used.",
             Self::Mode => "`@mode` is \"enforce\" or left out.",
             Self::Until => "`@until` is a time, and what has ended is removed.",
             Self::Unconditional => "A permit has a scope or a condition.",
-            Self::OrgScope => "An org's file holds forbids whose scope names that org.",
+            Self::OrgScope => {
+                "An org's file holds forbids whose scope names that org, and names actions of `Deliver` and `EnterRollout` only."
+            }
             Self::MayErr => "A forbid cannot err: it compares and does not compute.",
             Self::Table => "A decision table asks questions that the schema knows, and holds.",
             Self::Lock => "The policy files are the ones that `policies.lock` describes.",
@@ -188,17 +191,29 @@ pub struct Diagnostic {
     pub length: usize,
     /// What it is a fault of.
     pub rule: Rule,
+    /// The orgs whose files are at fault, sorted; none where the platform's are.
+    #[serde(skip)]
+    pub orgs: Vec<OrgId>,
 }
 
 impl Diagnostic {
     /// A fault of a file as a whole.
     pub(super) fn of_file(rule: Rule, file: impl fmt::Display, message: impl fmt::Display) -> Self {
-        Self { file: file.to_string(), line: 1, column: 1, length: 0, rule, message: message.to_string(), source_line: None }
+        Self { file: file.to_string(), line: 1, column: 1, length: 0, rule, message: message.to_string(), source_line: None, orgs: vec![] }
+    }
+
+    /// The same as a fault of the files of these orgs.
+    #[must_use]
+    pub(super) fn of_orgs(self, orgs: impl IntoIterator<Item = OrgId>) -> Self {
+        let mut orgs: Vec<OrgId> = orgs.into_iter().collect();
+        orgs.sort_unstable();
+        orgs.dedup();
+        Self { orgs, ..self }
     }
 
     /// The fault without any text of the file.
     pub fn told(&self) -> Told {
-        let Self { file, line, column, length, rule, message, source_line: _ } = self;
+        let Self { file, line, column, length, rule, message, .. } = self;
         let message = if rule.quotes() { rule.meaning().to_owned() } else { message.clone() };
         Told { file: file.clone(), line: *line, column: *column, length: *length, rule: *rule, message }
     }
@@ -212,7 +227,7 @@ impl Diagnostic {
         let line = before.bytes().filter(|b| *b == b'\n').count() + 1;
         let column = before.get(start..).unwrap_or_default().chars().count() + 1;
         let source_line = text.get(start..).and_then(|rest| rest.lines().next()).map(str::to_owned);
-        Self { file: file.to_owned(), line, column, length, rule, message, source_line }
+        Self { file: file.to_owned(), line, column, length, rule, message, source_line, orgs: vec![] }
     }
 }
 

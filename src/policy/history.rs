@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::folder::{Folder, writable};
-use super::load::{LOCK, Sources, ours};
+use super::load::{House, LOCK, Sources, ours};
+use super::orgs::LastFiles;
 use crate::domain::clock::Timestamp;
+use crate::domain::ids::OrgId;
 
 /// One file of a set.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -29,6 +31,9 @@ pub struct Accepted {
     pub accepted_at: Timestamp,
     /// How many policies it has.
     pub policies: usize,
+    /// Orgs whose files were rejected when it was accepted, and of which no accepted ones were known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    orgs_without: Vec<OrgId>,
     files: Vec<Kept>,
 }
 
@@ -46,17 +51,29 @@ impl History {
     }
 
     /// Keeps a set; the oldest beyond the limit goes.
-    pub(super) fn keep(&self, sources: &Sources, policies: usize, now: Timestamp) -> io::Result<()> {
-        let policy_files = sources.files.iter().map(|f| (&f.path, &f.text));
+    pub(super) fn keep(&self, sources: &Sources, policies: usize, orgs_without: Vec<OrgId>, now: Timestamp) -> io::Result<()> {
+        let policy_files = sources.files.iter().filter(|f| f.house != House::Gateway).map(|f| (&f.path, &f.text));
         let beside = sources.tables.iter().chain(&sources.lock).map(|f| (&f.path, &f.text));
         let files = policy_files.chain(beside).map(|(path, text)| Kept { path: path.clone(), text: text.clone() }).collect();
-        let set = Accepted { version: sources.version.to_string(), accepted_at: now, policies, files };
+        let set = Accepted { version: sources.version.to_string(), accepted_at: now, policies, orgs_without, files };
         fs::create_dir_all(&self.dir)?;
         replace(&self.dir.join(format!("{}.json", set.version)), serde_json::to_string(&set)?.as_bytes())?;
         for old in self.list()?.into_iter().skip(self.most) {
             fs::remove_file(self.dir.join(format!("{}.json", old.version)))?;
         }
         Ok(())
+    }
+
+    /// The orgs' files of the set that was accepted last; not known where none is kept, or they cannot be read.
+    pub fn last_files(&self, policies_dir: &Path) -> LastFiles {
+        let sets = self.list().unwrap_or_else(|error| {
+            tracing::error!(%error, folder = %self.dir.display(), "the accepted policies cannot be read");
+            vec![]
+        });
+        sets.into_iter().next().map_or_else(LastFiles::default, |set| {
+            let files = set.files.iter().map(|file| (file.path.as_str(), file.text.as_str()));
+            LastFiles::new(&policies_dir.display().to_string(), files, set.orgs_without.iter().cloned())
+        })
     }
 
     /// Every kept set, the latest first.
@@ -159,14 +176,13 @@ mod tests {
         let sources = || read(disk.path(), SCHEMA_FILE.as_ref(), &Default::default()).unwrap();
         let at = Timestamp::from_secs;
         let first = sources();
-        history.keep(&first, 36, at(1)).unwrap();
+        history.keep(&first, 36, vec![], at(1)).unwrap();
 
-        let more =
-            "@id(\"more\") @reason(\"r\") @code(\"policy.forbidden\")\nforbid (principal in Byoa::Org::\"acme\", action, resource);\n";
+        let more = "@id(\"org.acme.more\") @reason(\"r\") @code(\"policy.forbidden\")\nforbid (principal in Byoa::Org::\"acme\", action, resource);\n";
         disk.write("orgs/acme/more.cedar", more);
-        disk.write("platform/10-routing.cedar", &more.replace("more", "other"));
+        disk.write("platform/10-routing.cedar", &more.replace("org.acme.more", "other"));
         disk.write(LOCK, "{}");
-        history.keep(&sources(), 1, at(2)).unwrap();
+        history.keep(&sources(), 1, vec![], at(2)).unwrap();
         let sets = history.list().unwrap();
         assert_eq!(sets.iter().map(|s| (s.accepted_at, s.policies)).collect::<Vec<_>>(), [(at(2), 1), (at(1), 36)]);
 
@@ -182,9 +198,9 @@ mod tests {
         assert!(foreign.restore(disk.path()).is_err());
 
         // The third pushes the oldest out; the same set again only moves up.
-        disk.write("orgs/acme/more.cedar", &more.replace("more", "third"));
-        history.keep(&sources(), 37, at(3)).unwrap();
-        history.keep(&sources(), 37, at(4)).unwrap();
+        disk.write("orgs/acme/more.cedar", &more.replace("acme.more", "acme.third"));
+        history.keep(&sources(), 37, vec![], at(3)).unwrap();
+        history.keep(&sources(), 37, vec![], at(4)).unwrap();
         fs::write(kept.path().join("history/x.json"), "no set").unwrap();
         assert_eq!(history.list().unwrap().iter().map(|s| s.accepted_at).collect::<Vec<_>>(), [at(4), at(2)]);
     }

@@ -525,12 +525,12 @@ fn the_record_holds_what_policies_read() {
 #[test]
 fn an_orgs_law_narrows_that_org() {
     let disk = Disk::starter();
-    let text = "@id(\"acme.no-bots\") @reason(\"r\") @code(\"policy.forbidden\")\n\
+    let text = "@id(\"org.acme.no-bots\") @reason(\"r\") @code(\"policy.forbidden\")\n\
         forbid (principal in Byoa::Org::\"acme\", action == Byoa::Action::\"RouteMessage\", resource) when { context.fromBot };";
     disk.write("orgs/acme/bots.cedar", text);
     let law = disk.load().unwrap();
     let bot = |org| RouteMessage { from_bot: true, ..route(installation("platform", org), agent(org)) };
-    assert_eq!(said(&law, bot("acme")), "policy.forbidden: acme.no-bots");
+    assert_eq!(said(&law, bot("acme")), "policy.forbidden: org.acme.no-bots");
     assert_eq!(said(&law, bot("globex")), "yes: route.platform.org-agent");
 }
 

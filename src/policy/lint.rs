@@ -2,14 +2,15 @@
 //! within its org, no forbid that can err, nothing that contradicts itself. Looks at one policy at a time and at nothing
 //! else. Floor 5.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::LazyLock;
 
-use cedar_policy::{ActionConstraint, Effect, EntityUid, Policy, PrincipalConstraint, ResourceConstraint};
+use cedar_policy::{ActionConstraint, Effect, EntityUid, Policy, PrincipalConstraint, ResourceConstraint, Schema};
 use serde_json::{Value, json};
 
 use super::entities::Names;
-use super::est;
 use super::load::{House, Rule, Source};
+use super::{SCHEMA, est, orgs};
 use crate::domain::clock::Timestamp;
 use crate::domain::ids::OrgId;
 use crate::domain::reason::ReasonCode;
@@ -19,7 +20,17 @@ const ID_CHARS_MAX: usize = 96;
 
 /// Every fault of one policy.
 pub(super) fn lint(policy: &Policy, source: &Source, names: &Names) -> Vec<(Rule, String)> {
+    if source.house == House::Gateway {
+        return vec![];
+    }
     let mut faults = annotations(policy);
+    if let Some(id) = policy.annotation("id").filter(|id| !is_of_house(id, &source.house)) {
+        let fault = match &source.house {
+            House::Org(org) => format!("`@id(\"{id}\")`: the ids of an org's policies begin with `{}`", orgs::prefix(org)),
+            _ => format!("`@id(\"{id}\")`: `org.` begins the ids of orgs' policies, in `orgs/<org>/`"),
+        };
+        faults.push((Rule::Id, fault));
+    }
     let forbids = policy.effect() == Effect::Forbid;
     if !forbids && is_unconditional(policy) {
         faults.push((Rule::Unconditional, "a permit without scope and without condition permits everything".into()));
@@ -33,6 +44,9 @@ pub(super) fn lint(policy: &Policy, source: &Source, names: &Names) -> Vec<(Rule
                 Rule::OrgScope,
                 format!("an org's policy names its org in the scope: `principal in Byoa::Org::\"{org}\"`, or `resource in …`"),
             ));
+        }
+        if let Some(fault) = reaches_beyond(policy, org, names) {
+            faults.push((Rule::OrgScope, fault));
         }
     }
     let clauses = est::clauses(policy);
@@ -66,6 +80,10 @@ fn annotations(policy: &Policy) -> Vec<(Rule, String)> {
         None if forbids => faults.push((Rule::Code, "a forbid needs a `@code`: the reason code of its refusals".into())),
         Some(code) if ReasonCode::parse(code).is_none() => faults.push((Rule::Code, format!("`@code(\"{code}\")` is no reason code"))),
         Some(_) if !forbids => faults.push((Rule::Code, "only a forbid has a `@code`".into())),
+        Some(code) if ReasonCode::parse(code).is_some_and(|code| !code.usable_by_policies()) => {
+            let usable: Vec<&str> = ReasonCode::ALL.iter().filter(|c| c.usable_by_policies()).map(|c| c.as_str()).collect();
+            faults.push((Rule::Code, format!("`@code(\"{code}\")` is the gateway's own; a policy may use {}", usable.join(", "))));
+        }
         _ => {}
     }
     if policy.annotation("until").is_some_and(|until| Timestamp::parse(until).is_none()) {
@@ -79,16 +97,65 @@ fn annotations(policy: &Policy) -> Vec<(Rule, String)> {
 }
 
 fn is_scoped_to(policy: &Policy, org: &OrgId, names: &Names) -> bool {
-    let is_org = |uid: &EntityUid| names.org.is_of(uid) && uid.id().unescaped() == org.as_str();
-    let principal = match policy.principal_constraint() {
-        PrincipalConstraint::In(uid) | PrincipalConstraint::IsIn(_, uid) => is_org(&uid),
-        _ => false,
-    };
     let resource = match policy.resource_constraint() {
-        ResourceConstraint::In(uid) | ResourceConstraint::IsIn(_, uid) => is_org(&uid),
+        ResourceConstraint::In(uid) | ResourceConstraint::IsIn(_, uid) => is_org(&uid, org, names),
         _ => false,
     };
-    principal || resource
+    is_asked_by(policy, org, names) || resource
+}
+
+/// Whether it is about what the org's own installations and agents ask.
+fn is_asked_by(policy: &Policy, org: &OrgId, names: &Names) -> bool {
+    match policy.principal_constraint() {
+        PrincipalConstraint::In(uid) | PrincipalConstraint::IsIn(_, uid) => is_org(&uid, org, names),
+        _ => false,
+    }
+}
+
+fn is_org(uid: &EntityUid, org: &OrgId, names: &Names) -> bool {
+    names.org.is_of(uid) && uid.id().unescaped() == org.as_str()
+}
+
+/// Whether an `@id` is one that files of this house may use. No two houses share one.
+pub(super) fn is_of_house(id: &str, house: &House) -> bool {
+    match house {
+        House::Platform => !id.starts_with("org."),
+        House::Org(org) => id.starts_with(&orgs::prefix(org)),
+        House::Gateway => true,
+    }
+}
+
+/// The actions that an org's policy may name: everything that moves a tenant's messages, and the rollout's question. What
+/// operators do is none of them, so no org locks an operator out.
+static OF_ORGS: LazyLock<HashSet<String>> = LazyLock::new(|| {
+    let Ok((schema, _)) = Schema::from_cedarschema_str(SCHEMA) else { return HashSet::new() };
+    let Ok(actions) = schema.action_entities() else { return HashSet::new() };
+    let id = |uid: &EntityUid| uid.id().unescaped().to_owned();
+    let delivers = actions
+        .iter()
+        .map(|action| action.uid())
+        .filter(|uid| id(uid) == DELIVER || actions.ancestors(uid).into_iter().flatten().any(|group| id(group) == DELIVER));
+    delivers.map(|uid| id(&uid)).chain([ENTER_ROLLOUT.to_owned()]).collect()
+});
+const DELIVER: &str = "Deliver";
+const ENTER_ROLLOUT: &str = "EnterRollout";
+
+/// Where an org's policy is about an action that is not the org's. Without an action it is about all that its principals and
+/// resources can have, and a resource of the org can have an operator's.
+fn reaches_beyond(policy: &Policy, org: &OrgId, names: &Names) -> Option<String> {
+    let named = match policy.action_constraint() {
+        ActionConstraint::Any if is_asked_by(policy, org, names) => return None,
+        ActionConstraint::Any => {
+            return Some(format!(
+                "an org's policy that does not begin with `principal in Byoa::Org::\"{org}\"` names its actions: \
+                 `action in Byoa::Action::\"{DELIVER}\"`"
+            ));
+        }
+        ActionConstraint::Eq(action) => vec![action],
+        ActionConstraint::In(actions) => actions,
+    };
+    let beyond = named.iter().find(|action| !OF_ORGS.contains(action.id().unescaped()))?;
+    Some(format!("an org's policy names actions of `{DELIVER}` and `{ENTER_ROLLOUT}` only, and `{}` is none", beyond.id().unescaped()))
 }
 
 /// A name that people can say, and that cannot be mistaken for another by its looks.

@@ -1,6 +1,7 @@
 //! The law's bytes: which files count, how large they may be, what their version is, and how a fault in them is shown.
 //! Reads each file once; everything later works on these bytes. Never judges what a policy says. Floor 5.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::fs;
 use std::io::Read;
@@ -20,6 +21,10 @@ use crate::domain::reason::ReasonCode;
 const FILE_BYTES_MAX: usize = 4 * 1024 * 1024;
 const ALL_BYTES_MAX: usize = 64 * 1024 * 1024;
 const FILES_MAX: usize = 20_000;
+/// One org's folder, so that no org uses up what all have together.
+const ORG_FILES_MAX: usize = 1_000;
+const ORG_BYTES_MAX: usize = 1024 * 1024;
+const ORG_ENTRIES_MAX: usize = 10_000;
 // A symbolic link may lead back up.
 const DEPTH_MAX: usize = 16;
 
@@ -30,19 +35,27 @@ pub(super) enum House {
     Platform,
     /// One org's: it may only narrow what that org does.
     Org(OrgId),
+    /// The gateway's own, in place of an org's files that are not known.
+    Gateway,
 }
 
 impl House {
     /// The limits of its texts.
     pub(super) fn bounds(&self, platform: &PolicyTextLimits) -> Bounds {
         match self {
-            Self::Platform => Bounds::platform(*platform),
+            Self::Platform | Self::Gateway => Bounds::platform(*platform),
             Self::Org(_) => Bounds::ORG,
         }
+    }
+
+    /// The org, where it is one's.
+    pub(super) fn org(&self) -> Option<&OrgId> {
+        if let Self::Org(org) = self { Some(org) } else { None }
     }
 }
 
 /// One policy file, read.
+#[derive(Clone)]
 pub(super) struct Source {
     /// As people find it.
     pub file: String,
@@ -63,6 +76,7 @@ pub(super) struct Beside {
 }
 
 /// Everything that one snapshot is made of and held to.
+#[derive(Clone)]
 pub struct Sources {
     pub(super) files: Vec<Source>,
     pub(super) tables: Vec<Beside>,
@@ -71,6 +85,10 @@ pub struct Sources {
     pub(super) version: Arc<str>,
     /// Of everything that was read: what is compared to see whether anything changed.
     pub(super) digest: [u8; 32],
+    /// What is wrong with orgs' files that could not be taken; each fault names its org.
+    pub(super) faults: Vec<Diagnostic>,
+    /// The folder, as people find it.
+    pub(super) dir: String,
     /// The limits that the platform's files were read with.
     pub(super) platform: PolicyTextLimits,
 }
@@ -99,6 +117,11 @@ impl Sources {
         &self.version
     }
 
+    /// SHA-256 of everything that was read, tables and lock too.
+    pub fn digest(&self) -> [u8; 32] {
+        self.digest
+    }
+
     /// How large the policies are together.
     pub(super) fn bytes(&self) -> usize {
         self.files.iter().map(|f| f.text.len()).sum()
@@ -108,6 +131,27 @@ impl Sources {
     pub fn without_lock(mut self) -> Self {
         self.lock = None;
         self
+    }
+
+    /// Whether there is a folder of this org with anything in it.
+    pub(super) fn has_folder(&self, org: &OrgId) -> bool {
+        self.files.iter().any(|file| file.house.org() == Some(org)) || self.faults.iter().any(|fault| fault.orgs.contains(org))
+    }
+
+    /// The same tables and lock with other policy files.
+    pub(super) fn with_files(&self, files: Vec<Source>) -> Self {
+        let (tables, lock, platform) = (self.tables.clone(), self.lock.clone(), self.platform);
+        let mut found = Found { files, tables, lock, platform, ..Found::default() };
+        found.sort();
+        Self { dir: self.dir.clone(), ..found.sources(&platform) }
+    }
+
+    /// The sources, where every org's files could be taken.
+    ///
+    /// # Errors
+    /// [`LoadError`] with every org's file that cannot.
+    fn whole(self) -> Result<Self, LoadError> {
+        if self.faults.is_empty() { Ok(self) } else { Err(LoadError::new(ReasonCode::PolicyInvalid, self.faults)) }
     }
 
     /// How many policy files there are.
@@ -124,6 +168,14 @@ pub const LOCK: &str = "policies.lock";
 /// # Errors
 /// [`LoadError`] with every file that cannot be taken: `policy.missing` where there is no policy file at all.
 pub fn read(policies_dir: &Path, schema_file: &Path, platform: &PolicyTextLimits) -> Result<Sources, LoadError> {
+    read_by_org(policies_dir, schema_file, platform)?.whole()
+}
+
+/// The same, where what is wrong with orgs' files is kept beside what could be read.
+///
+/// # Errors
+/// [`LoadError`] with every file that cannot be taken, where one of them is the platform's.
+pub(super) fn read_by_org(policies_dir: &Path, schema_file: &Path, platform: &PolicyTextLimits) -> Result<Sources, LoadError> {
     let mut faults = Vec::new();
     if let Err(message) = read_text(schema_file, FILE_BYTES_MAX).map_err(|unfit| unfit.to_string()).and_then(|text| same_schema(&text)) {
         faults.push(Diagnostic::of_file(Rule::Schema, schema_file.display(), message));
@@ -133,7 +185,7 @@ pub fn read(policies_dir: &Path, schema_file: &Path, platform: &PolicyTextLimits
 
 /// The policy files alone.
 pub(super) fn policy_files(policies_dir: &Path, platform: &PolicyTextLimits) -> Result<Vec<Source>, LoadError> {
-    Ok(found(policies_dir, platform, vec![])?.files)
+    Ok(found(policies_dir, platform, vec![])?.sources(platform).whole()?.files)
 }
 
 /// Everything in the folder, sorted by path; the faults known so far are added to.
@@ -144,16 +196,17 @@ fn found(policies_dir: &Path, platform: &PolicyTextLimits, mut faults: Vec<Diagn
         Err(error) => Err(Diagnostic::of_file(Rule::File, policies_dir.display(), format!("cannot be read: {error}"))),
     };
     faults.extend(walked.err());
-    if found.files.is_empty() && faults.is_empty() {
+    if found.files.is_empty() && faults.iter().all(|fault| !fault.orgs.is_empty()) {
         let missing = Diagnostic::of_file(Rule::File, policies_dir.display(), "there is no policy file (*.cedar) here");
-        return Err(LoadError::new(ReasonCode::PolicyMissing, vec![missing]));
+        faults.push(missing);
+        return Err(LoadError::new(ReasonCode::PolicyMissing, faults));
     }
-    if !faults.is_empty() {
+    if faults.iter().any(|fault| fault.orgs.is_empty()) {
         let code = if policies_dir.is_dir() { ReasonCode::PolicyInvalid } else { ReasonCode::PolicyMissing };
         return Err(LoadError::new(code, faults));
     }
-    found.files.sort_by(|a, b| a.path.cmp(&b.path));
-    found.tables.sort_by(|a, b| a.path.cmp(&b.path));
+    found.sort();
+    (found.faults, found.dir) = (faults, policies_dir.display().to_string());
     Ok(found)
 }
 
@@ -164,21 +217,51 @@ struct Found {
     lock: Option<Beside>,
     bytes: usize,
     platform: PolicyTextLimits,
+    faults: Vec<Diagnostic>,
+    dir: String,
+    of_orgs: HashMap<OrgId, OfOrg>,
+}
+
+/// What one org's folder holds so far.
+#[derive(Default)]
+struct OfOrg {
+    entries: usize,
+    files: usize,
+    bytes: usize,
+}
+
+impl OfOrg {
+    /// Which limit it is beyond, one sentence.
+    fn excess(&self) -> Option<String> {
+        if self.entries > ORG_ENTRIES_MAX {
+            return Some(format!("an org's folder holds more than {ORG_ENTRIES_MAX} names"));
+        }
+        if self.files > ORG_FILES_MAX {
+            return Some(format!("an org has more than {ORG_FILES_MAX} policy files"));
+        }
+        (self.bytes > ORG_BYTES_MAX).then(|| format!("an org's policy files are larger than {ORG_BYTES_MAX} bytes together"))
+    }
 }
 
 impl Found {
+    fn sort(&mut self) {
+        self.files.sort_by(|a, b| a.path.cmp(&b.path));
+        self.tables.sort_by(|a, b| a.path.cmp(&b.path));
+    }
+
     fn count(&self) -> usize {
         self.files.len() + self.tables.len()
     }
 
     fn sources(self, platform: &PolicyTextLimits) -> Sources {
-        let Self { files, tables, lock, .. } = self;
+        let Self { files, tables, lock, faults, dir, .. } = self;
         let policies = files.iter().map(|f| (f.path.as_str(), f.text.as_str()));
         let version = digest(std::iter::once(("", SCHEMA)).chain(policies));
         let beside = tables.iter().chain(&lock).map(|f| (f.path.as_str(), f.text.as_str()));
+        let wrong = faults.iter().map(|fault| (fault.file.as_str(), fault.message.as_str()));
         let whole = hex::encode(version);
-        let digest = digest(std::iter::once(("", whole.as_str())).chain(beside));
-        Sources { files, tables, lock, version: whole.into(), digest, platform: *platform }
+        let digest = digest(std::iter::once(("", whole.as_str())).chain(beside).chain(wrong));
+        Sources { files, tables, lock, version: whole.into(), digest, faults, dir, platform: *platform }
     }
 }
 
@@ -205,14 +288,24 @@ fn digest<'t>(texts: impl Iterator<Item = (&'t str, &'t str)>) -> [u8; 32] {
 fn walk(dir: &Path, folder: &Folder, depth: usize, found: &mut Found, faults: &mut Vec<Diagnostic>) -> Result<(), Diagnostic> {
     let here = if folder.path().is_empty() { dir.to_owned() } else { dir.join(folder.path()) };
     let cannot = |error: std::io::Error| Diagnostic::of_file(Rule::File, here.display(), format!("cannot be read: {error}"));
+    let org = org_of(folder.path());
+    let fault = |fault: Diagnostic| fault.of_orgs(org.clone());
     if depth == 0 {
-        return Err(Diagnostic::of_file(Rule::File, here.display(), format!("directories nest deeper than {DEPTH_MAX} levels")));
+        let deep = Diagnostic::of_file(Rule::File, here.display(), format!("directories nest deeper than {DEPTH_MAX} levels"));
+        return Err(fault(deep));
     }
-    for entry in folder.names().map_err(cannot)? {
-        let (name, kind) = match entry.map_err(cannot)? {
+    for entry in folder.names().map_err(|error| fault(cannot(error)))? {
+        if let Some(org) = &org {
+            let of_org = found.of_orgs.entry(org.clone()).or_default();
+            of_org.entries += 1;
+            if let Some(excess) = of_org.excess() {
+                return Err(fault(Diagnostic::of_file(Rule::File, here.display(), excess)));
+            }
+        }
+        let (name, kind) = match entry.map_err(|error| fault(cannot(error)))? {
             Ok(entry) => entry,
             Err(name) => {
-                faults.push(Diagnostic::of_file(Rule::File, here.join(name).display(), "the name is not UTF-8"));
+                faults.push(fault(Diagnostic::of_file(Rule::File, here.join(name).display(), "the name is not UTF-8")));
                 continue;
             }
         };
@@ -221,20 +314,25 @@ fn walk(dir: &Path, folder: &Folder, depth: usize, found: &mut Found, faults: &m
         }
         let path = folder.path_of(&name);
         let full = dir.join(&path);
+        let fault = |rule, message: String| Diagnostic::of_file(rule, full.display(), message).of_orgs(org_of(&path));
         let (link, regular) = match folder.entry(&name, kind) {
             Ok(Entry::Folder(below)) => {
-                walk(dir, &below, depth - 1, found, faults)?;
+                match walk(dir, &below, depth - 1, found, faults) {
+                    // The folder of one org: the others are read all the same.
+                    Err(fault) if org.is_none() && !fault.orgs.is_empty() => faults.push(fault),
+                    walked => walked?,
+                }
                 continue;
             }
             Ok(Entry::Other { link, regular }) => (link, regular),
             Err(message) => {
-                faults.push(Diagnostic::of_file(Rule::File, full.display(), message));
+                faults.push(fault(Rule::File, message));
                 continue;
             }
         };
         let Some(role) = role(&path) else { continue };
         if !regular {
-            faults.push(Diagnostic::of_file(Rule::File, full.display(), NOT_REGULAR));
+            faults.push(fault(Rule::File, NOT_REGULAR.into()));
             continue;
         }
         if found.count() >= FILES_MAX {
@@ -253,10 +351,17 @@ fn walk(dir: &Path, folder: &Folder, depth: usize, found: &mut Found, faults: &m
         let (role, text) = match taken {
             Ok(read) => read,
             Err((rule, message)) => {
-                faults.push(Diagnostic::of_file(rule, full.display(), message));
+                faults.push(fault(rule, message));
                 continue;
             }
         };
+        if let Some(org) = &org {
+            let of_org = found.of_orgs.entry(org.clone()).or_default();
+            (of_org.files, of_org.bytes) = (of_org.files + 1, of_org.bytes + text.len());
+            if let Some(excess) = of_org.excess() {
+                return Err(fault(Rule::File, excess));
+            }
+        }
         found.bytes += text.len();
         if found.bytes > ALL_BYTES_MAX {
             return Err(Diagnostic::of_file(
@@ -336,6 +441,12 @@ fn house(path: &str) -> Result<House, String> {
         (Some("orgs"), Some(org), Some(_)) => OrgId::parse(org).map(House::Org).map_err(|bad| bad.to_string()),
         _ => Err("a policy file stands in `platform/` or in `orgs/<org>/`".into()),
     }
+}
+
+/// Whose folder a path is in, or is.
+pub(super) fn org_of(path: &str) -> Option<OrgId> {
+    let rest = path.strip_prefix("orgs/")?;
+    OrgId::parse(rest.split('/').next()?).ok()
 }
 
 /// Why a file's text is not taken.

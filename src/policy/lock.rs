@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use super::load::LOCK;
-use super::load::{Beside, Diagnostic, Rule, Source, Sources};
+use super::load::{Beside, Diagnostic, Rule, Source, Sources, org_of};
 use super::{SCHEMA, envelope};
 use crate::crypto::sha256;
 
@@ -79,6 +79,11 @@ pub(super) fn faults(sources: &Sources, dir: &str, policies: Option<usize>, requ
         }
     };
     let fault = |message: String| Diagnostic::of_file(Rule::Lock, &lock.file, message);
+    // A fault of one file is that file's org's.
+    let of_file = |path: &str, message: String| {
+        let known = sources.files.iter().find(|file| file.path == path).map_or(&lock.file, |file| &file.file);
+        Diagnostic::of_file(Rule::Lock, known, message).of_orgs(org_of(path))
+    };
     let found = Lock::of(sources, policies.unwrap_or(written.policies), written.proved.clone());
     let mut faults = Vec::new();
     if written.lock != found.lock {
@@ -87,12 +92,14 @@ pub(super) fn faults(sources: &Sources, dir: &str, policies: Option<usize>, requ
     for (written, found) in [(&written.files, &found.files), (&written.tables, &found.tables)] {
         for (path, digest) in written {
             match found.get(path) {
-                None => faults.push(fault(format!("`{path}` is in the lock and not in the folder"))),
-                Some(other) if other != digest => faults.push(fault(format!("`{path}` is not the file that was locked"))),
+                None => faults.push(of_file(path, format!("`{path}` is in the lock and not in the folder"))),
+                Some(other) if other != digest => faults.push(of_file(path, format!("`{path}` is not the file that was locked"))),
                 Some(_) => {}
             }
         }
-        faults.extend(found.keys().filter(|path| !written.contains_key(*path)).map(|path| fault(format!("`{path}` is not in the lock"))));
+        faults.extend(
+            found.keys().filter(|path| !written.contains_key(*path)).map(|path| of_file(path, format!("`{path}` is not in the lock"))),
+        );
     }
     if written.schema != found.schema || written.invariants != found.invariants {
         faults.push(fault("the lock was written by a build with another schema or other bounds; check the set and write it anew".into()));

@@ -18,9 +18,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::accept::{Passed, Terms};
 use super::fault::Told;
 use super::load::{Diagnostic, LoadError, Sources};
+use super::orgs::{InForce, Last, LastFiles, OrgRejected, none};
 use super::{Engine, History, Shadow, Snapshot};
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::guard::{Guard, stands};
+use crate::domain::ids::OrgId;
 use crate::domain::reason::ReasonCode;
 use crate::domain::record::AuditRecord;
 use crate::store::Store;
@@ -62,6 +64,8 @@ pub struct Standing {
     pub rejected: Option<Rejected>,
     /// Why the shadow folder is not in the shadow.
     pub shadow_rejected: Option<Rejected>,
+    /// The orgs whose folders are not in force as they are on disk.
+    pub orgs: Vec<OrgRejected>,
     /// Rows of the tables that the set in force was held to.
     pub rows: usize,
 }
@@ -124,6 +128,23 @@ pub struct Reloader {
     pub done: Done,
 }
 
+/// What a gateway begins with.
+pub struct Begun {
+    /// The digest of what was read.
+    pub seen: [u8; 32],
+    /// What the law in force was made of.
+    pub sources: Sources,
+    /// Rows of tables that were run.
+    pub rows: usize,
+    /// The orgs whose folders are rejected.
+    pub orgs: Vec<OrgRejected>,
+}
+
+/// The orgs that have no files in force because theirs are rejected.
+fn without(orgs: &[OrgRejected]) -> Vec<OrgId> {
+    orgs.iter().filter(|rejected| rejected.in_force == InForce::Nothing).map(|rejected| rejected.org.clone()).collect()
+}
+
 /// What was handled last, so that it is handled once.
 #[derive(Debug, Default)]
 pub struct Done {
@@ -138,15 +159,18 @@ impl Reloader {
     ///
     /// # Errors
     /// When the audit line cannot be written.
-    pub async fn started(&mut self, sources: Sources, rows: usize) -> Result<(), crate::store::StoreError> {
+    pub async fn started(&mut self, begun: Begun) -> Result<(), crate::store::StoreError> {
+        let Begun { seen, sources, rows, orgs } = begun;
         let snapshot = self.engine.pin();
         let line = self.line("done", None, snapshot.version(), json!({"trigger": "start", "policies": snapshot.policies(), "rows": rows}));
-        self.store.audit(vec![line]).await?;
-        self.done.live = Some(Seen::Content(sources.digest));
+        let lines = [vec![line], self.org_lines(&[], &orgs, snapshot.version(), "start")].concat();
+        self.store.audit(lines).await?;
+        self.done.live = Some(Seen::Content(seen));
         self.done.large = sources.bytes() > LARGE_BYTES;
-        self.status.change(|s| s.rows = rows);
         self.metrics.policies_in_force(snapshot.version(), self.clock.now().secs());
-        self.keep(sources, snapshot.policies()).await;
+        self.metrics.policies_of_orgs_rejected(orgs.len());
+        self.keep(sources, snapshot.policies(), without(&orgs)).await;
+        self.status.change(|s| (s.rows, s.orgs) = (rows, orgs));
         self.look_at_shadow().await;
         Ok(())
     }
@@ -254,17 +278,20 @@ impl Reloader {
     async fn reload(&mut self, read: Result<Sources, LoadError>, trigger: &'static str) {
         let (began, now) = (Instant::now(), self.clock.now());
         let seen = Seen::of(&read);
-        let (live, terms) = (self.engine.pin(), self.terms.clone());
+        let (live, terms, orgs) = (self.engine.pin(), self.terms.clone(), self.status.get().orgs);
         let judged = aside(self.done.large, move || {
-            let sources = read?;
-            let passed = terms.accept(&sources, now)?;
+            let last = Last::new(Box::new(|| {
+                let files = live.texts().iter().map(|(path, text)| (path.as_str(), text.as_str()));
+                LastFiles::new(&terms.dir.display().to_string(), files, without(&orgs))
+            }));
+            let passed = terms.accept(read?, &last, now)?;
             let changes = changes(&live, &passed.snapshot);
-            Ok((sources, passed, changes))
+            Ok((passed, changes))
         });
         let judged = judged.await.unwrap_or_else(|| Err(broke()));
         let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let settled = match judged {
-            Ok((sources, passed, changes)) => self.take(sources, passed, changes, trigger, took_ms).await,
+            Ok((passed, changes)) => self.take(passed, changes, trigger, took_ms).await,
             Err(error) => self.reject(error, trigger, took_ms).await,
         };
         // What could not be written down is tried again at the next look; so is what kept moving.
@@ -273,11 +300,13 @@ impl Reloader {
         }
     }
 
-    async fn take(&self, sources: Sources, passed: Passed, changes: Changes, trigger: &'static str, took_ms: u64) -> bool {
-        let Passed { snapshot, rows } = passed;
-        let live = self.engine.pin();
+    async fn take(&self, passed: Passed, changes: Changes, trigger: &'static str, took_ms: u64) -> bool {
+        let Passed { snapshot, sources, rows, orgs } = passed;
+        let (live, before) = (self.engine.pin(), self.status.get());
         let same = live.version() == snapshot.version();
-        if same && !self.status.is_stale() && self.status.get().rows == rows {
+        let accepted = before.orgs.iter().any(|known| orgs.iter().all(|rejected| rejected.org != known.org));
+        let taken = !same || before.rejected.is_some() || before.rows != rows || accepted;
+        if !taken && before.orgs == orgs {
             return true;
         }
         let detail = json!({
@@ -285,21 +314,41 @@ impl Reloader {
             "added": changes.added, "removed": changes.removed, "changed": changes.changed,
         });
         let version = Arc::clone(snapshot.version());
-        if let Err(error) = self.store.audit(vec![self.line("done", None, &version, detail)]).await {
+        let done = if taken { vec![self.line("done", None, &version, detail)] } else { vec![] };
+        let lines = [done, self.org_lines(&before.orgs, &orgs, &version, trigger)].concat();
+        if let Err(error) = self.store.audit(lines).await {
             tracing::error!(error = %error, %version, "the policies on disk are good, but the audit line cannot be written: the old ones stay in force");
             return false;
         }
         let policies = snapshot.policies();
         // Before it decides anything, so that what has decided can always be gone back to.
-        self.keep(sources, policies).await;
+        self.keep(sources, policies, without(&orgs)).await;
         let old = if same { None } else { Some(self.engine.swap(snapshot.beside(live.shadow().cloned()))) };
         self.metrics.policies_in_force(&version, self.clock.now().secs());
-        self.metrics.policies_reloaded(true);
-        self.status.change(|s| (s.rejected, s.rows) = (None, rows));
+        if taken {
+            self.metrics.policies_reloaded(true);
+        }
+        self.metrics.policies_of_orgs_rejected(orgs.len());
+        self.status.change(|s| (s.rejected, s.rows, s.orgs) = (None, rows, orgs));
         tracing::info!(%version, from = %live.version(), policies, rows, took_ms, trigger, "policies in force");
         // Whoever let go of it last would free every policy of it; that is no work for a request.
         let _ = aside(self.done.large, move || drop((live, old))).await;
         true
+    }
+
+    /// A line for each org whose folder is rejected anew, or for another reason than before; the log is told the same.
+    fn org_lines(&self, before: &[OrgRejected], now: &[OrgRejected], version: &str, trigger: &'static str) -> Vec<AuditRecord> {
+        let new = now.iter().filter(|rejected| !before.contains(rejected));
+        new.map(|rejected| {
+            let OrgRejected { org, code, in_force, diagnostics } = rejected;
+            for fault in diagnostics.iter().take(LISTED_MAX) {
+                tracing::error!(%version, %code, %org, ?in_force, "the org's policies on disk not taken: {fault}");
+            }
+            let first: Vec<&Told> = diagnostics.iter().take(LISTED_MAX).collect();
+            let detail = json!({"trigger": trigger, "in_force": in_force, "faults": diagnostics.len(), "diagnostics": first});
+            AuditRecord { org: Some(org.clone()), ..self.line("refused", Some(*code), version, detail) }
+        })
+        .collect()
     }
 
     async fn reject(&self, error: LoadError, trigger: &'static str, took_ms: u64) -> bool {
@@ -340,10 +389,18 @@ impl Reloader {
             if known.as_ref() == Some(&seen) {
                 return None;
             }
-            Some((seen, read.and_then(|sources| terms.accept(&sources, now))))
+            Some((seen, read.and_then(|sources| terms.accept(sources, &none(), now))))
         });
         let Some(Some((seen, loaded))) = loaded.await else { return };
         match loaded {
+            // A set without effect refuses nobody: it is watched whole or not at all.
+            Ok(Passed { orgs, .. }) if !orgs.is_empty() => {
+                let code = orgs.first().map_or(ReasonCode::PolicyInvalid, |rejected| rejected.code);
+                let diagnostics: Vec<Told> = orgs.into_iter().flat_map(|rejected| rejected.diagnostics).collect();
+                tracing::warn!(%code, faults = diagnostics.len(), "policies in the shadow folder not taken");
+                let rejected = Rejected { code, version: None, at: now, diagnostics };
+                self.status.change(|s| s.shadow_rejected = Some(rejected));
+            }
             Ok(Passed { snapshot, .. }) => {
                 tracing::info!(version = %snapshot.version(), policies = snapshot.policies(), "policies in the shadow");
                 let live = self.engine.pin();
@@ -360,9 +417,9 @@ impl Reloader {
         self.done.shadow = Some(seen);
     }
 
-    async fn keep(&self, sources: Sources, policies: usize) {
+    async fn keep(&self, sources: Sources, policies: usize, orgs_without: Vec<OrgId>) {
         let (history, now) = (self.history.clone(), self.clock.now());
-        let kept = aside(self.done.large, move || history.keep(&sources, policies, now)).await;
+        let kept = aside(self.done.large, move || history.keep(&sources, policies, orgs_without, now)).await;
         if let Some(Err(error)) = kept {
             tracing::warn!(error = %error, "the accepted policies could not be kept: `byoa policy rollback` will not know them");
         }

@@ -8,7 +8,7 @@ mod read;
 mod typed;
 mod update;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use cedar_policy::PolicyId;
@@ -19,9 +19,10 @@ use super::case::Case;
 use super::decide::{Law, Place};
 use super::load::{Diagnostic, LoadError, Rule, Sources};
 use super::row::Want;
-use super::validate;
 use super::vocabulary::Vocabulary;
+use super::{orgs, validate};
 use crate::domain::clock::Timestamp;
+use crate::domain::ids::OrgId;
 use crate::domain::reason::ReasonCode;
 
 /// Cases of all tables together: each is kept in memory (about 14 KB) and asked at every load (about 0.2 ms).
@@ -162,6 +163,11 @@ impl Tables {
         &self.rows
     }
 
+    /// Leaves out the rows that take policies of these orgs out of the set: their files are not what the rows were written for.
+    pub(super) fn leave_out(&mut self, orgs: &BTreeSet<OrgId>) {
+        self.rows.retain(|row| !row.without.iter().any(|id| orgs::owner(id).is_some_and(|org| orgs.contains(&org))));
+    }
+
     /// Every table.
     pub fn tables(&self) -> &[Table] {
         &self.tables
@@ -239,7 +245,11 @@ impl Tables {
     fn unknown_without(&self, row: &Row, law: &Law) -> Vec<Diagnostic> {
         let Some((table, entry)) = self.entry(row) else { return vec![] };
         let unknown = entry.without.iter().filter(|(id, _)| !law.places.contains_key(&PolicyId::new(id)));
-        unknown.map(|(id, range)| Diagnostic::at(Rule::Table, &table.file, &table.text, range.clone(), no_policy(law, id))).collect()
+        let fault = |id: &str, range: &Range<usize>| {
+            let fault = Diagnostic::at(Rule::Table, &table.file, &table.text, range.clone(), no_policy(law, id));
+            fault.of_orgs(orgs::owner(id))
+        };
+        unknown.map(|(id, range)| fault(id, range)).collect()
     }
 
     fn entry(&self, row: &Row) -> Option<(&Table, &Entry)> {
@@ -256,8 +266,21 @@ impl Tables {
         let (_, entry) = self.entry(row)?;
         let which = row.name.strip_prefix(&entry.name).unwrap_or_default();
         let said: String = errors.iter().map(|error| format!("; {error}")).collect();
-        self.at_name(row, format!("wants {}, got {got}{which}{said}", row.want))
+        let fault = self.at_name(row, format!("wants {}, got {got}{which}{said}", row.want))?;
+        Some(fault.of_orgs(blamed(&row.want, got)))
     }
+}
+
+/// The orgs whose policies make the difference between two answers. An org's policies only forbid, so one that changes an
+/// answer is among those that decided.
+fn blamed(want: &Want, got: &Want) -> Vec<OrgId> {
+    let beyond = |of: &Want, other: &Want| of.policies.iter().filter(|id| !other.policies.contains(id)).cloned().collect::<Vec<_>>();
+    let differ = [beyond(got, want), beyond(want, got)].concat();
+    if differ.is_empty() {
+        // The same policies with another code: theirs, where all of them are orgs'.
+        return got.policies.iter().map(|id| orgs::owner(id)).collect::<Option<_>>().unwrap_or_default();
+    }
+    differ.iter().filter_map(|id| orgs::owner(id)).collect()
 }
 
 /// The policies that are wanted and that nobody wrote.

@@ -67,7 +67,8 @@ impl Spot<'_> {
     }
 
     fn fault(&self, rule: Rule, message: impl Into<String>) -> Diagnostic {
-        Diagnostic::at(rule, &self.source.file, &self.source.text, self.range.clone(), message.into())
+        let fault = Diagnostic::at(rule, &self.source.file, &self.source.text, self.range.clone(), message.into());
+        fault.of_orgs(self.source.house.org().cloned())
     }
 }
 
@@ -87,7 +88,10 @@ impl<'s> Reading<'s> {
                 self.levels = self.levels.max(levels);
                 set
             }
-            Err(faults) => return self.faults.extend(faults),
+            Err(faults) => {
+                let org = source.house.org();
+                return self.faults.extend(faults.into_iter().map(|fault| fault.of_orgs(org.cloned())));
+            }
         };
         for template in set.templates() {
             let range = template.as_ref().loc().map_or(0..0, |loc| loc.start()..loc.end());
@@ -102,7 +106,10 @@ impl<'s> Reading<'s> {
     fn policy(&mut self, policy: &Policy, place: Spot<'s>) {
         let messages = lint::lint(policy, place.source, self.names);
         self.faults.extend(messages.into_iter().map(|(rule, m)| place.fault(rule, m)));
-        let Some(id) = policy.annotation("id").filter(|id| lint::is_name(id)).map(PolicyId::new) else { return };
+        // One that is not this house's must not stand in the way of its owner's.
+        let house = &place.source.house;
+        let named = policy.annotation("id").filter(|id| lint::is_name(id) && lint::is_of_house(id, house));
+        let Some(id) = named.map(PolicyId::new) else { return };
         if let Some(first) = self.places.get(&id) {
             let other = first.fault(Rule::Id, "");
             self.faults.push(place.fault(Rule::Id, format!("`@id(\"{id}\")` is taken by {}:{}", other.file, other.line)));
@@ -141,7 +148,10 @@ pub(super) fn passes(validator: &Validator, policies: &PolicySet) -> bool {
 fn validated(schema: &Schema, policies: &PolicySet, places: &HashMap<PolicyId, Spot<'_>>) -> Vec<Diagnostic> {
     let result = Validator::new(schema.clone()).validate_with_level(policies, ValidationMode::Strict, LEVEL);
     let place = |id: &PolicyId, fault: &dyn miette::Diagnostic| match places.get(id) {
-        Some(place) => located(Rule::Types, place.source, Some(place.range.clone()), fault),
+        Some(place) => {
+            let found = located(Rule::Types, place.source, Some(place.range.clone()), fault);
+            found.of_orgs(place.source.house.org().cloned())
+        }
         None => Diagnostic::of_file(Rule::Types, "policies", fault),
     };
     let errors = result.validation_errors().map(|e| place(e.policy_id(), e));
@@ -276,6 +286,58 @@ mod tests {
     }
 
     #[test]
+    fn an_orgs_ids_are_its_own_and_nobody_elses() {
+        let scope = "(principal in Byoa::Org::\"acme\", action, resource);";
+        let with = |id: &str| format!("{}{scope}", FORBID.replace("\"f\"", &format!("{id:?}")));
+        insta::assert_snapshot!(faults(&[
+            ("orgs/acme/a.cedar", &with("a")),
+            ("orgs/acme/b.cedar", &with("org.acmeinc.b")),
+            ("orgs/acme/c.cedar", &with("org.globex.c")),
+            ("orgs/globex/c.cedar", &with("org.globex.c").replace("Org::\"acme\"", "Org::\"globex\"")),
+            ("platform/a.cedar", &GOOD.replace("\"a\"", "\"org.acme.p\"")),
+            ("platform/b.cedar", GOOD),
+        ]), @r#"
+        orgs/acme/a.cedar:1:1: `@id("a")`: the ids of an org's policies begin with `org.acme.`
+        orgs/acme/b.cedar:1:1: `@id("org.acmeinc.b")`: the ids of an org's policies begin with `org.acme.`
+        orgs/acme/c.cedar:1:1: `@id("org.globex.c")`: the ids of an org's policies begin with `org.acme.`
+        platform/a.cedar:1:1: `@id("org.acme.p")`: `org.` begins the ids of orgs' policies, in `orgs/<org>/`
+        "#);
+    }
+
+    #[test]
+    fn a_policy_uses_no_code_of_the_gateway() {
+        for code in ReasonCode::ALL {
+            let disk = Disk::starter();
+            let scope = "(principal is Byoa::OrgAgent, action == Byoa::Action::\"SendMessage\", resource);";
+            disk.write("platform/99.cedar", &format!("{}{scope}", FORBID.replace("policy.forbidden", code.as_str())));
+            match disk.load() {
+                Ok(_) => assert!(code.usable_by_policies(), "{code}"),
+                Err(error) => assert!(!code.usable_by_policies() && error.to_string().contains("is the gateway's own"), "{code}: {error}"),
+            }
+        }
+    }
+
+    /// An org's policy need not name an action where its principals have none but the org's.
+    #[test]
+    fn what_is_in_an_org_asks_nothing_that_operators_ask() {
+        let base = base().unwrap();
+        let org: cedar_policy::EntityTypeName = "Byoa::Org".parse().unwrap();
+        for env in base.schema.request_envs() {
+            let of_org = *env.principal() == org || base.schema.ancestors(env.principal()).into_iter().flatten().any(|kind| *kind == org);
+            let operates = *env.principal() == "Byoa::Operator".parse().unwrap();
+            assert!(!(of_org && operates), "{env:?}");
+            let policy = format!(
+                "@id(\"org.acme.f\") @reason(\"r\") @code(\"policy.forbidden\")\nforbid (principal, action == {}, resource in Byoa::Org::\"acme\");",
+                env.action()
+            );
+            let disk = Disk::starter();
+            disk.write("orgs/acme/a.cedar", &policy);
+            let said = disk.load().err().map(|error| error.to_string()).unwrap_or_default();
+            assert_eq!(said.contains("`Deliver` and `EnterRollout` only"), operates, "{}: {said}", env.action());
+        }
+    }
+
+    #[test]
     fn nobody_permits_everything() {
         for condition in ["", " when { true }", " unless { false }", " when { true } unless { false }"] {
             let said = one(&format!("@id(\"a\") @reason(\"r\")\npermit (principal, action, resource){condition};"));
@@ -290,13 +352,15 @@ mod tests {
     fn an_orgs_file_only_narrows_its_own_org() {
         let narrow = [
             "(principal in Byoa::Org::\"acme\", action, resource);",
-            "(principal, action, resource in Byoa::Org::\"acme\");",
+            "(principal, action in Byoa::Action::\"Deliver\", resource in Byoa::Org::\"acme\");",
             "(principal is Byoa::OrgAgent in Byoa::Org::\"acme\", action, resource);",
-            "(principal, action, resource is Byoa::ByoaInstallation in Byoa::Org::\"acme\");",
+            "(principal in Byoa::Org::\"acme\", action in [Byoa::Action::\"EnterRollout\", Byoa::Action::\"UseCredential\"], resource);",
+            "(principal, action == Byoa::Action::\"SendMessage\", resource is Byoa::ByoaInstallation in Byoa::Org::\"acme\");",
         ];
+        let forbid = FORBID.replace("\"f\"", "\"org.acme.f\"");
         for scope in narrow {
             let disk = Disk::starter();
-            disk.write("orgs/acme/a.cedar", &format!("{FORBID}{scope}"));
+            disk.write("orgs/acme/a.cedar", &format!("{forbid}{scope}"));
             disk.load().unwrap_or_else(|e| panic!("{e}"));
         }
         let wide = [
@@ -307,10 +371,21 @@ mod tests {
             "(principal is Byoa::OrgAgent, action, resource);",
         ];
         for scope in wide {
-            let said = faults(&[("orgs/acme/a.cedar", &format!("{FORBID}{scope}"))]);
+            let said = faults(&[("orgs/acme/a.cedar", &format!("{forbid}{scope}"))]);
             assert!(said.contains("names its org in the scope"), "{scope}: {said}");
         }
-        let permit = "@id(\"a\") @reason(\"r\")\npermit (principal in Byoa::Org::\"acme\", action, resource);";
+        let beyond = [
+            "(principal, action, resource in Byoa::Org::\"acme\");",
+            "(principal, action, resource is Byoa::ByoaProfile in Byoa::Org::\"acme\");",
+            "(principal, action == Byoa::Action::\"RotateSecret\", resource in Byoa::Org::\"acme\");",
+            "(principal, action in [Byoa::Action::\"SendMessage\", Byoa::Action::\"RevokeSecret\"], resource in Byoa::Org::\"acme\");",
+            "(principal, action in Byoa::Action::\"Destructive\", resource in Byoa::Org::\"acme\");",
+        ];
+        for scope in beyond {
+            let said = faults(&[("orgs/acme/a.cedar", &format!("{forbid}{scope}"))]);
+            assert!(said.contains("`Deliver`") || said.contains("names its actions"), "{scope}: {said}");
+        }
+        let permit = "@id(\"org.acme.a\") @reason(\"r\")\npermit (principal in Byoa::Org::\"acme\", action, resource);";
         insta::assert_snapshot!(faults(&[("orgs/acme/a.cedar", permit)]), @r#"orgs/acme/a.cedar:1:1: an org's file may only narrow: it holds forbids, no permits"#);
     }
 }

@@ -133,6 +133,7 @@ pub struct Metrics {
     connections_refused: Family<ReasonLabel, Counter>,
     policy: Family<VersionLabel, Gauge>,
     policy_stale: Gauge,
+    policy_orgs_rejected: Gauge,
     policy_loaded: Gauge,
     shadow: Gauge,
 }
@@ -166,6 +167,7 @@ impl Metrics {
             connections_refused: Family::default(),
             policy: Family::default(),
             policy_stale: Gauge::default(),
+            policy_orgs_rejected: Gauge::default(),
             policy_loaded: Gauge::default(),
             shadow: Gauge::default(),
             registry: Registry::default(),
@@ -194,6 +196,11 @@ impl Metrics {
         registry.register("connections_refused", "Connections that were one too many", metrics.connections_refused.clone());
         registry.register("policy_info", "1 for the policy set in force", metrics.policy.clone());
         registry.register("policy_stale", "1 while the policies on disk are not the ones in force", metrics.policy_stale.clone());
+        registry.register(
+            "policy_orgs_rejected",
+            "orgs whose policy folder is not in force as it is on disk",
+            metrics.policy_orgs_rejected.clone(),
+        );
         registry.register("policy_loaded_timestamp_seconds", "When the set in force was taken", metrics.policy_loaded.clone());
         registry.register(
             "policy_shadow_disagreements",
@@ -325,6 +332,11 @@ impl Metrics {
     pub fn policies_reloaded(&self, taken: bool) {
         self.reloads.get_or_create(&ResultLabel { result: if taken { "accepted" } else { "rejected" } }).inc();
         self.policy_stale.set(i64::from(!taken));
+    }
+
+    /// So many orgs' policy folders are not in force as they are on disk.
+    pub fn policies_of_orgs_rejected(&self, orgs: usize) {
+        self.policy_orgs_rejected.set(i64::try_from(orgs).unwrap_or(i64::MAX));
     }
 
     /// The Prometheus text, with the queue's depth and the shadow's disagreements as of now.

@@ -115,10 +115,11 @@ fn every_guard_is_documented() {
 
 #[test]
 fn every_reason_code_is_documented() {
-    let mut table = String::from("| Code | Status | Try again | Meaning |\n|---|---|---|---|\n");
+    let mut table = String::from("| Code | Status | Try again | Policies | Meaning |\n|---|---|---|---|---|\n");
     for code in ReasonCode::ALL {
         let again = if code.retryable() { "yes" } else { "no" };
-        table += &format!("| `{code}` | {} | {again} | {} |\n", code.status(), code.meaning());
+        let policies = if code.usable_by_policies() { "yes" } else { "no" };
+        table += &format!("| `{code}` | {} | {again} | {policies} | {} |\n", code.status(), code.meaning());
     }
     ends_with_table("docs/reasons.md", &table);
     let answer = byoa(&["reasons", "-o", "json"]);

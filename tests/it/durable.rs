@@ -236,7 +236,7 @@ fn a_broken_policy_no_start() {
 #[test]
 fn a_policy_that_is_too_complex_no_start() {
     let home = home_with(|home, settings| settings["policies"]["dir"] = json!(home.path("law")));
-    std::fs::create_dir_all(home.path("law/orgs/acme")).unwrap();
+    std::fs::create_dir_all(home.path("law/platform")).unwrap();
     let scope = "@id(\"a\") @reason(\"b\") @code(\"policy.forbidden\")\nforbid (principal in Byoa::Org::\"acme\", action, resource)";
     for condition in [
         format!("{}1{} == 1", "[".repeat(2_000), "]".repeat(2_000)),
@@ -245,7 +245,7 @@ fn a_policy_that_is_too_complex_no_start() {
         format!("{}true", "if true then false else ".repeat(2_000)),
         format!("true // {}", "x".repeat(65_536)),
     ] {
-        std::fs::write(home.path("law/orgs/acme/a.cedar"), format!("{scope} when {{ {condition}\n}};\n")).unwrap();
+        std::fs::write(home.path("law/platform/a.cedar"), format!("{scope} when {{ {condition}\n}};\n")).unwrap();
         refuses(&home, "policy.too_complex");
     }
 }

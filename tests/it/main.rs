@@ -30,6 +30,7 @@ mod media;
 mod mutants;
 mod native;
 mod operator;
+mod org_policies;
 mod outbound;
 mod policy_cli;
 mod policy_diff;

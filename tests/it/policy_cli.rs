@@ -322,7 +322,7 @@ fn a_policy_that_is_too_complex_is_a_fault_for_every_command() {
     let desk = Desk::shipped();
     let policy = |condition: &str| {
         format!(
-            "@id(\"acme.a\")\n@reason(\"b\")\n@code(\"policy.forbidden\")\nforbid (\n  principal in Byoa::Org::\"acme\",\n  \
+            "@id(\"org.acme.a\")\n@reason(\"b\")\n@code(\"policy.forbidden\")\nforbid (\n  principal in Byoa::Org::\"acme\",\n  \
              action == Byoa::Action::\"RouteMessage\",\n  resource\n)\nwhen {{ {condition} }};\n"
         )
     };

@@ -895,7 +895,7 @@ async fn a_call_that_speaks_is_a_message_to_the_policies() {
     let folder = tempfile::tempdir().unwrap();
     let policies = folder.path().join("policies");
     copy(&here("policies"), &policies);
-    let forbid = "@id(\"acme.silent\")\n@reason(\"Agents of acme say nothing today\")\n@code(\"policy.forbidden\")\nforbid (principal in \
+    let forbid = "@id(\"org.acme.silent\")\n@reason(\"Agents of acme say nothing today\")\n@code(\"policy.forbidden\")\nforbid (principal in \
                   Byoa::Org::\"acme\", action == Byoa::Action::\"SendMessage\", resource);\n";
     std::fs::create_dir_all(policies.join("orgs/acme")).unwrap();
     std::fs::write(policies.join("orgs/acme/silent.cedar"), forbid).unwrap();

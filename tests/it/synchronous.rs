@@ -171,7 +171,7 @@ async fn only_what_the_policies_permit_is_answered() {
     let folder = tempfile::tempdir().unwrap();
     let policies = folder.path().join("policies");
     copy(&here("policies"), &policies);
-    let forbid = "@id(\"no.answers\")\n@reason(\"Agents answer nobody who waits\")\n@code(\"policy.forbidden\")\nforbid (principal in \
+    let forbid = "@id(\"org.acme.no-answers\")\n@reason(\"Agents answer nobody who waits\")\n@code(\"policy.forbidden\")\nforbid (principal in \
                   Byoa::Org::\"acme\", action == Byoa::Action::\"AnswerInteraction\", resource);\n";
     std::fs::create_dir_all(policies.join("orgs/acme")).unwrap();
     std::fs::write(policies.join("orgs/acme/answers.cedar"), forbid).unwrap();

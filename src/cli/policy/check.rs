@@ -107,7 +107,12 @@ fn human(found: &Found) -> String {
     let mut with: Vec<&str> = found.faults.iter().map(|fault| fault.file.as_str()).collect();
     with.dedup();
     let of = found.files.map_or_else(|| counted(with.len(), "file"), |files| format!("{} of {}", with.len(), counted(files, "file")));
-    text + &format!("{} in {of}\n", counted(found.faults.len(), "fault"))
+    text += &format!("{} in {of}\n", counted(found.faults.len(), "fault"));
+    if found.faults.iter().all(|fault| !fault.orgs.is_empty()) {
+        let orgs = orgs(found).join(", ");
+        text += &format!("a gateway would reject the folder of {orgs} and keep its last accepted files; everything else it would take\n");
+    }
+    text
 }
 
 /// One fault: where, the line with what is meant underlined, what is wrong.
@@ -126,12 +131,18 @@ pub(super) fn block(fault: &Diagnostic) -> String {
     text + &format!("  {}\n\n", cell(&Value::String(fault.message.clone())))
 }
 
+/// The orgs whose files are at fault.
+fn orgs(found: &Found) -> Vec<&str> {
+    let all: std::collections::BTreeSet<&str> = found.faults.iter().flat_map(|fault| &fault.orgs).map(|org| org.as_str()).collect();
+    all.into_iter().collect()
+}
+
 fn json(found: &Found) -> Value {
     let notes: Vec<Value> = found.notes.iter().map(|n| json!({"file": n.file, "line": n.line, "message": n.message})).collect();
     let (version, policies) = found.set.as_ref().map_or((None, 0), |(version, policies)| (Some(version), *policies));
     json!({
         "ok": found.faults.is_empty(), "version": version, "policies": policies, "files": found.files,
-        "diagnostics": found.faults, "notes": notes,
+        "diagnostics": found.faults, "notes": notes, "orgs_at_fault": orgs(found),
     })
 }
 
@@ -193,7 +204,16 @@ mod tests {
 
     fn fault(line: usize, column: usize, length: usize, source: &str) -> Diagnostic {
         let source_line = Some(source.to_owned());
-        Diagnostic { file: "policies/a b.cedar".into(), line, column, length, rule: Rule::Types, message: "wrong".into(), source_line }
+        Diagnostic {
+            file: "policies/a b.cedar".into(),
+            line,
+            column,
+            length,
+            rule: Rule::Types,
+            message: "wrong".into(),
+            source_line,
+            orgs: vec![],
+        }
     }
 
     fn plain(text: &str) -> String {

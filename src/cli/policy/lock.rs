@@ -22,14 +22,14 @@ pub(super) fn lock(place: &Place, check: bool) -> Result<(), CliError> {
     let found = terms.read().map_err(|e| refused(&e))?;
     if check {
         let terms = Terms { require_lock: true, ..terms };
-        let passed = terms.accept(&found, place.now).map_err(|e| refused(&e))?;
-        anstream::println!("{LOCK} describes these {} policies, version {}", passed.snapshot.policies(), found.version());
+        let (law, _) = terms.accept_whole(&found, place.now).map_err(|e| refused(&e))?;
+        anstream::println!("{LOCK} describes these {} policies, version {}", law.policies(), found.version());
         return Ok(());
     }
     let unlocked = found.without_lock();
-    let passed = terms.accept(&unlocked, place.now).map_err(|e| refused(&e))?;
-    let proved = super::prove::word(&passed.snapshot)?;
-    let lock = Lock::of(&unlocked, passed.snapshot.policies() + passed.snapshot.ended().len(), proved);
+    let (law, rows) = terms.accept_whole(&unlocked, place.now).map_err(|e| refused(&e))?;
+    let proved = super::prove::word(&law)?;
+    let lock = Lock::of(&unlocked, law.policies() + law.ended().len(), proved);
     let file = place.dir.join(LOCK);
     let text = lock.text().map_err(CliError::Unable)?;
     if fs::read_to_string(&file).is_ok_and(|there| there == text) {
@@ -43,7 +43,7 @@ pub(super) fn lock(place: &Place, check: bool) -> Result<(), CliError> {
         lock.policies,
         lock.files.len(),
         lock.tables.len(),
-        passed.rows,
+        rows,
         lock.version
     );
     Ok(())

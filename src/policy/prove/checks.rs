@@ -391,13 +391,19 @@ fn kinds(law: &Law) -> Vec<Kind> {
 impl Kind {
     /// Whether a policy's scope can match such a request, by types and action alone: what it leaves out matches none.
     fn admits(&self, law: &Law, policy: &Policy) -> bool {
+        // An org's policy without an action does not count among those about operators, however many orgs there are.
+        let within = |group: &EntityUid, of: &EntityTypeName| {
+            group.type_name() == of || law.base.schema.ancestors(of).is_none_or(|mut all| all.any(|kind| kind == group.type_name()))
+        };
         let principal = match policy.principal_constraint() {
-            PrincipalConstraint::Any | PrincipalConstraint::In(_) => true,
+            PrincipalConstraint::Any => true,
+            PrincipalConstraint::In(group) => within(&group, self.env.principal()),
             PrincipalConstraint::Eq(uid) => uid.type_name() == self.env.principal(),
             PrincipalConstraint::Is(kind) | PrincipalConstraint::IsIn(kind, _) => kind == *self.env.principal(),
         };
         let resource = match policy.resource_constraint() {
-            ResourceConstraint::Any | ResourceConstraint::In(_) => true,
+            ResourceConstraint::Any => true,
+            ResourceConstraint::In(group) => within(&group, self.env.resource()),
             ResourceConstraint::Eq(uid) => uid.type_name() == self.env.resource(),
             ResourceConstraint::Is(kind) | ResourceConstraint::IsIn(kind, _) => kind == *self.env.resource(),
         };

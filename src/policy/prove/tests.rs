@@ -80,6 +80,36 @@ fn a_forbid_that_overflows_is_found_and_refuses() {
     assert!(violation.what.contains("overflow"), "{}", violation.what);
 }
 
+/// No lint stands between an org's file and the prover here.
+#[test]
+fn an_org_that_locks_operators_out_falls_below_the_floor() {
+    let law = with(&[(
+        "org.acme.lock",
+        "@id(\"org.acme.lock\") @code(\"policy.forbidden\")\nforbid (principal, action, resource in Byoa::Org::\"acme\");",
+    )]);
+    let report = prover().proved(&law, |_| {}).unwrap();
+    let found: BTreeSet<String> = violations(&report).into_iter().map(|(what, _)| what).collect();
+    for what in [
+        "above the floor: Operator RevokeSecret ByoaProfile",
+        "above the floor: Operator RotateSecret ByoaInstallation",
+        "above the floor: Operator ShredOrg Org",
+        "above the floor: Operator PurgePerson Org",
+    ] {
+        assert!(found.contains(what), "{what}: {found:?}");
+    }
+}
+
+/// However many orgs there are, the floor is asked about: no org's policy is one of those about operators.
+#[test]
+fn the_policies_of_many_orgs_do_not_keep_the_floor_from_being_proved() {
+    let ids: Vec<String> = (0..2_100).map(|n| format!("org.org-{n}.a")).collect();
+    let forbids: Vec<String> = (0..2_100).map(|n| format!("forbid (principal in Byoa::Org::\"org-{n}\", action, resource);")).collect();
+    let all: Vec<(&str, &str)> = ids.iter().map(String::as_str).zip(forbids.iter().map(String::as_str)).collect();
+    let mut law = shipped();
+    law.law = Arc::new(with(&all));
+    assert_eq!(prover().verdict(&law, &kind("Operator RevokeSecret ByoaProfile")).unwrap(), Verdict::Sometimes);
+}
+
 #[test]
 fn many_policies_for_one_kind_of_request_are_asked_about() {
     let ids: Vec<String> = (0..500).map(|n| format!("org-{n}")).collect();
