@@ -422,8 +422,8 @@ pub trait Provider: Send + Sync {
     /// Reads what the provider answered to it.
     fn read_receipt(&self, response: &WireResponse) -> SendReceipt;
 
-    /// Whether a text is a conversation's id in the one form that the gateway takes: another spelling of the same place would be
-    /// another place to the policies.
+    /// True for a conversation's id in the one form that the gateway takes: another spelling of the same place would be another
+    /// place to the policies.
     fn is_conversation(&self, text: &str) -> bool;
 
     /// That form, in words for whoever wrote another.

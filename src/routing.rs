@@ -319,7 +319,7 @@ pub fn speaking(
     }
 }
 
-/// Whether an agent is bound to certain conversations of an installation, and not to the installation as a whole: by bindings
+/// True for an agent that is bound to certain conversations of an installation, and not to the installation as a whole: by bindings
 /// that each select a conversation, a thread or a person, or by a session that was handed to it.
 pub fn is_confined(directory: &Directory, agent: &AgentId, installation: &Installation, tie: &Tie) -> bool {
     let certain = |b: &Binding| b.select.channel.is_some() || b.select.thread.is_some() || b.select.peer.is_some();
@@ -327,7 +327,7 @@ pub fn is_confined(directory: &Directory, agent: &AgentId, installation: &Instal
     bound && bindings_to(directory, agent, installation).all(certain)
 }
 
-/// Whether a confined agent is bound to this conversation. `session` is its open session there, where it has one.
+/// True where a confined agent is bound to this conversation. `session` is its open session there, where it has one.
 pub fn is_bound_here(
     directory: &Directory,
     agent: &AgentId,
@@ -355,9 +355,9 @@ pub struct Called<'c> {
     pub method: &'c str,
     /// The conversation.
     pub conversation: Option<&'c str>,
-    /// What the method does there.
+    /// The method's effect there.
     pub effect: Effect,
-    /// Whether a confined agent is bound to it; `None` for an agent that is bound to the whole installation.
+    /// True where a confined agent is bound to it; `None` for an agent that is bound to the whole installation.
     pub bound_here: Option<bool>,
 }
 

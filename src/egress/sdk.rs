@@ -220,7 +220,7 @@ impl Egress {
             self.asked(trail, spoken, |d| d.decision())?;
         }
         self.enter(entered, &tie, trail)?;
-        let permit = self.permitted(&policy, &directory, principal, &installation, &told, &tie, trail).await?;
+        let permit = self.permitted(&policy, &directory, principal, &installation, (&told, &tie), trail).await?;
         trail.legacy = tie.legacy().cloned();
         // Never through the platform's app: its conversations are others, and the SDK would not know.
         let lease = self.selected(trail, credentials::called(&policy, &directory, &permit, self.clock.now()))?;
@@ -263,15 +263,13 @@ impl Egress {
     }
 
     /// Asks of every conversation that the call names, or once where it names none. The first permit stands for the call.
-    #[allow(clippy::too_many_arguments)]
     async fn permitted(
         &self,
         policy: &Snapshot,
         directory: &Directory,
         principal: &AgentPrincipal,
         installation: &Arc<Kept<Installation>>,
-        told: &Told,
-        tie: &Tie,
+        (told, tie): (&Told, &Tie),
         trail: &mut Trail,
     ) -> Result<Permit<CallProviderMethod>, Ended> {
         let confined = routing::is_confined(directory, &principal.agent().id, &installation.item, tie);

@@ -228,7 +228,7 @@ pub struct CallProviderMethod {
     pub method: String,
     /// A conversation that the call names, in the provider's one form; a call that names several is several questions.
     pub conversation: Option<String>,
-    /// What the method does there.
+    /// The method's effect there.
     pub effect: Effect,
     /// Whether an enabled binding ties the two.
     pub bound: bool,

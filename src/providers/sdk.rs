@@ -86,7 +86,7 @@ pub struct Told {
 pub struct Touch {
     /// The conversation.
     pub conversation: String,
-    /// What is done there.
+    /// The effect there.
     pub effect: Effect,
 }
 

@@ -102,7 +102,7 @@ const TEXTS: &[&str] = &[
     "verbatim",
 ];
 
-/// What a provider's arguments hold that says nothing of whom a call reaches.
+/// The arguments of a provider that need no listing.
 pub(super) struct Who {
     /// Arguments that are content: shown to people, or handed back to the agent.
     pub content: &'static [&'static str],
@@ -155,9 +155,7 @@ impl Who {
         let read;
         let value = match value {
             Value::String(text) if !TEXTS.contains(&name) && text.trim_start().starts_with(['{', '[']) => {
-                let invalid = Untold::invalid("an argument looks like JSON and is none");
-                json::parse(text.as_bytes()).map_err(|_| invalid)?;
-                read = serde_json::from_str(text).map_err(|_| invalid)?;
+                read = json::value(text).map_err(|_| Untold::invalid("an argument looks like JSON and is none"))?;
                 &read
             }
             value => value,
@@ -182,7 +180,7 @@ impl Who {
     }
 }
 
-/// Whether a name is of the sort that says for or to whom a call acts: `receiver_user_id`, `receiverUserId`, `to`.
+/// True for a name of the sort that says for or to whom a call acts: `receiver_user_id`, `receiverUserId`, `to`.
 fn says_whom(name: &str) -> bool {
     if NAMES.iter().any(|whole| name.eq_ignore_ascii_case(whole)) {
         return true;
@@ -203,7 +201,7 @@ fn says_whom(name: &str) -> bool {
     words.iter().any(|word| WORDS.contains(&word.as_str()))
 }
 
-/// Whether a text is an address on the disk of whoever reads it.
+/// True for an address on the disk of whoever reads it.
 fn is_file_address(text: &str) -> bool {
     let text = text.trim_start_matches(|c: char| c.is_whitespace() || c.is_control());
     text.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("file:"))

@@ -226,8 +226,9 @@ fn an_agent_is_confined_where_each_of_its_bindings_selects_a_conversation() {
     let peer = Selector { peer: s("15550001"), ..Selector::default() };
     let agent = AgentId::parse("a").unwrap();
     let directory = |all: &[Arc<Kept<Binding>>]| {
-        let bindings = all.iter().map(|b| (b.item.id.clone(), b.clone())).collect();
-        Directory { bindings, ..Directory::default() }.indexed()
+        let mut directory = Directory::default();
+        directory.bindings = all.iter().map(|b| (b.item.id.clone(), b.clone())).collect();
+        directory.indexed()
     };
     let tie = |binding: Option<&Arc<Kept<Binding>>>| Tie {
         route: binding.map(|b| Route {

@@ -110,6 +110,16 @@ impl<'a> Json<'a> {
     }
 }
 
+/// Reads a text that holds an object or an array, as strictly as a document.
+///
+/// # Errors
+/// As [`parse`].
+pub fn value(text: &str) -> Result<serde_json::Value, ReasonCode> {
+    // Before any of its values is kept; whatever ends the text early is no value by itself.
+    parse(format!("{{\"value\":{text}}}").as_bytes())?;
+    serde_json::from_str(text).map_err(|_| ReasonCode::IngressJsonInvalid)
+}
+
 /// Parses a document whose root is an object.
 ///
 /// # Errors

@@ -580,7 +580,8 @@ async fn nothing_of_a_suspended_orgs_events_is_kept_and_it_sends_nothing() {
         assert_eq!((grown.get("events"), grown.get("deliveries"), grown["refusals"], grown["audit"]), (None, None, 1, 1), "{grown:?}");
         let refusals = bed.gateway.kept.rows("SELECT * FROM refusals").await;
         assert_eq!((&refusals[0]["code"], &refusals[0]["excerpt"]), (&json!("org.suspended"), &Value::Null));
-        assert_eq!(bed.refused("5100000001").await, (403, "org.suspended".into()));
+        let conversation = if provider == ProviderKind::Slack { "C0HELP" } else { "5100000001" };
+        assert_eq!(bed.refused(conversation).await, (403, "org.suspended".into()));
         let kept = bed.gateway.drain().await;
         for entry in std::fs::read_dir(kept.folder().join("data")).unwrap().filter_map(Result::ok).filter(|e| e.path().is_file()) {
             let bytes = std::fs::read(entry.path()).unwrap();

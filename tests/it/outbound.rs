@@ -264,9 +264,9 @@ async fn a_bot_that_orgs_share_speaks_for_each_in_its_own_chats_alone() {
     for (n, (who, installation, chat, status)) in [
         (ACME, "telegram-platform", "-100111", 200),
         (ACME, "telegram-platform", "-100222", 404),
-        (ACME, "telegram-platform", "-0100222", 404),
+        (ACME, "telegram-platform", "-0100222", 422),
         (ACME, "telegram-platform", "-100333", 404),
-        (ACME, "telegram-platform", "@somewhere", 404),
+        (ACME, "telegram-platform", "@somewhere", 422),
         (GLOBEX, "telegram-shared", "-100222", 200),
         (GLOBEX, "telegram-shared", "-100111", 404),
         // Whose list is empty has what nobody lists.

@@ -425,6 +425,13 @@ fn whom_a_call_acts_for_is_said_only_where_its_method_lists_that() {
         ("answerCallbackQuery", json!({"callback_query_id": "1", "chat_id": 5}), whom),
         ("sendMessage", json!({"chat_id": 5, "reply_parameters": {"message_id": 1, "user_id": 6}}), whom),
         ("sendMessage", json!({"chat_id": 5, "extra": "{not json"}), whom),
+        ("sendMessage", json!({"chat_id": 5, "extra": "[1], \"receiver_user_id\": [6]"}), whom),
+        ("sendMessage", json!({"chat_id": 5, "extra": "[{\"a\": 1, \"a\": 2}]"}), whom),
+        (
+            "sendMediaGroup",
+            json!({"chat_id": 5, "media": "[{\"type\": \"photo\", \"media\": \"attach://a\"}]"}),
+            "sendMediaGroup says in 5/",
+        ),
         ("sendMessage", json!({"chat_id": 5, "text": "{\"receiver_user_id\": 6}"}), "sendMessage says in 5/"),
         ("sendMessage", json!({"chat_id": 5, "entities": [{"type": "text_mention", "user": {"id": 6}}]}), "sendMessage says in 5/"),
         (
