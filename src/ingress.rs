@@ -524,6 +524,7 @@ impl<'a> Draft<'a> {
             normal: event.normal.clone(),
             raw: event.raw.clone(),
             media_type: event.media_type,
+            files: providers::sdk::of(installation.provider).file_ids(&event.raw),
             decisions,
         });
         id

@@ -7,6 +7,7 @@ mod conn;
 mod content;
 mod deliveries;
 pub mod directory;
+mod files;
 mod outbox;
 mod person;
 mod places;
@@ -451,6 +452,14 @@ impl Store {
         thread: Option<&str>,
     ) -> Result<Option<SessionId>, StoreError> {
         read::session_at(&self.0.readers, &self.0.keys, scope, installation, conversation, thread).await
+    }
+
+    /// True where events of the installation told of each of these files.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn has_seen_files(&self, installation: &Installation, files: &[String]) -> Result<bool, StoreError> {
+        files::seen(&self.0.readers, &self.0.keys, installation, files).await
     }
 
     /// Ends a session by an operator's word, with the audit line. The directory shows it when this returns.

@@ -75,7 +75,12 @@ impl Egress {
     }
 
     /// The ticket and its installation, where both are the caller's now.
-    fn admitted(&self, directory: &Directory, principal: &AgentPrincipal, ticket: &str) -> Option<(MediaTicket, Arc<Kept<Installation>>)> {
+    pub(super) fn admitted(
+        &self,
+        directory: &Directory,
+        principal: &AgentPrincipal,
+        ticket: &str,
+    ) -> Option<(MediaTicket, Arc<Kept<Installation>>)> {
         let agent = principal.agent();
         let ticket = self.vault.read_ticket(ticket)?;
         let installation = directory.installations.get(ticket.installation())?;
@@ -84,7 +89,7 @@ impl Egress {
         (theirs && in_use && self.clock.now() <= ticket.until()).then(|| (ticket, installation.clone()))
     }
 
-    async fn fetch(
+    pub(super) async fn fetch(
         &self,
         directory: &Directory,
         principal: &AgentPrincipal,

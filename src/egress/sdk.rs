@@ -199,6 +199,10 @@ impl Egress {
             return Ok(Answered { answer: SdkAnswer::json(*status, body, None), outcome });
         }
         let place = placed(&directory, &installation.item, &told, trail)?;
+        let shared = directory.is_shared(&installation.item);
+        if shared && !self.store.has_seen_files(&installation.item, &told.files).await.map_err(broken)? {
+            return Err(Ended::new(ReasonCode::EgressNotFound, "no event of this installation told of such a file"));
+        }
         let policy = self.engine.pin();
         let mut within = None;
         if let Some((conversation, thread)) = place {
@@ -222,6 +226,24 @@ impl Egress {
         self.enter(entered, &tie, trail)?;
         let permit = self.permitted(&policy, &directory, principal, &installation, (&told, &tie), trail).await?;
         trail.legacy = tie.legacy().cloned();
+        // A path alone fetches any file of the bot, and can be guessed: whoever shares the bot, or is bound to a part of what it hears,
+        // is given a ticket for one file instead.
+        let guarded = shared || routing::is_confined(&directory, &principal.agent().id, &installation.item, &tie);
+        if let (Kind::File, Some(ticket)) = (&told.kind, call.path.last()) {
+            match self.admitted(&directory, principal, ticket).filter(|(ticket, _)| *ticket.installation() == installation.item.id) {
+                Some((ticket, _)) => {
+                    let media = self.fetch(&directory, principal, &ticket, &installation, trail).await?;
+                    let body = AnswerBody::File(Box::new(media.body), call.underway);
+                    let answer = SdkAnswer { status: 200, media_type: Some(media.media_type.into()), retry_after_s: None, body };
+                    return Ok(Answered { answer, outcome: Ok(String::new()) });
+                }
+                None if guarded => {
+                    let detail = "a file of this bot is fetched by the path that its lookup answers with, for as long as that is good";
+                    return Err(Ended::new(ReasonCode::EgressNotFound, detail));
+                }
+                None => {}
+            }
+        }
         // Never through the platform's app: its conversations are others, and the SDK would not know.
         let lease = self.selected(trail, credentials::called(&policy, &directory, &permit, self.clock.now()))?;
         let boundary = hex::encode(random::<24>().map_err(|e| Stop::from(Failure::new(ReasonCode::IngressInternal, e.to_string())))?);
@@ -256,6 +278,11 @@ impl Egress {
             let link = |place: Place<'_>| self.link(principal, &installation.item, &call.gateway, place);
             let relinked = sdk.relink(&told, &body, &link).map_err(|code| Ended { left: true, ..Ended::from(code) })?;
             body = relinked.map_or(body, Bytes::from);
+            if let (true, Some(file)) = (guarded && told.method == providers::of(call.provider).file_method(), told.files.first()) {
+                let links = MediaLinks::new(self.vault.clone(), None, self.limits.media_url_hours);
+                let ticket = links.ticket(&installation.item.id, &principal.agent().id, file, self.clock.now());
+                body = sdk.with_ticket(&body, &ticket).map_err(|code| Ended { left: true, ..Ended::from(code) })?.into();
+            }
         }
         // The answer holds its part of the budget until it is written.
         let body = AnswerBody::Whole(Taken::new(body, held, None).bytes);

@@ -79,6 +79,8 @@ pub struct Told {
     pub effect: Effect,
     /// Further conversations that it names, and what it does there.
     pub touches: Vec<Touch>,
+    /// The provider's ids of the files that it fetches or sends.
+    pub files: Vec<String>,
 }
 
 /// A conversation that a call names without speaking into it.
@@ -93,13 +95,13 @@ pub struct Touch {
 impl Told {
     /// A call that speaks into a conversation.
     pub(super) fn message(method: &str, effect: Effect, conversation: String, thread: Option<String>) -> Self {
-        Self { method: method.to_owned(), kind: Kind::Message { conversation, thread }, effect, touches: Vec::new() }
+        Self { method: method.to_owned(), kind: Kind::Message { conversation, thread }, effect, touches: Vec::new(), files: Vec::new() }
     }
 
     /// A call that speaks to nobody; about `conversation`, where it names one.
     pub(super) fn quiet(method: &str, kind: Kind, effect: Effect, conversation: Option<String>) -> Self {
         let touches = conversation.into_iter().map(|conversation| Touch { conversation, effect }).collect();
-        Self { method: method.to_owned(), kind, effect, touches }
+        Self { method: method.to_owned(), kind, effect, touches, files: Vec::new() }
     }
 
     /// Every conversation that it names, and what it does there; the one that it speaks into comes first.
@@ -218,6 +220,21 @@ pub trait Sdk: Send + Sync {
         Ok(None)
     }
 
+    /// The ids of the files that an event tells of, where a bot may be shared by orgs: a call through a shared one is held to them.
+    fn file_ids(&self, raw: &[u8]) -> Vec<String> {
+        let _ = raw;
+        Vec::new()
+    }
+
+    /// Puts a ticket in place of the path in the answer to a lookup of a file, where such a path alone would fetch any file.
+    ///
+    /// # Errors
+    /// When the answer is not what was asked for, so that nothing of it may be passed on.
+    fn with_ticket(&self, body: &[u8], ticket: &str) -> Result<Vec<u8>, ReasonCode> {
+        let _ = (body, ticket);
+        Err(ReasonCode::EgressNotFound)
+    }
+
     /// A refusal in the shape that the SDK raises as its own error: status and body.
     fn refusal(&self, refused: &Refused<'_>) -> (u16, Value);
 }
@@ -243,9 +260,12 @@ pub fn of(kind: ProviderKind) -> &'static dyn Sdk {
     }
 }
 
+/// A ticket in place of a file's path is longer than any name.
+const SEGMENT_CHARS_MAX: usize = 1024;
+
 /// Whether a part of a path may be passed on: it neither ends a path nor leaves it.
 pub(super) fn is_segment(part: &str) -> bool {
-    (1..=256).contains(&part.len())
+    (1..=SEGMENT_CHARS_MAX).contains(&part.len())
         && !matches!(part, "." | "..")
         && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }

@@ -1,6 +1,7 @@
 //! Telegram's Bot API: updates in, `sendMessage` out. The path alone names the bot. Floor 2.
 
 mod body;
+mod files;
 pub(super) mod methods;
 mod sdk;
 #[cfg(test)]

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 
-use super::{AcceptRequest, NewEvent, StoreError};
+use super::{AcceptRequest, NewEvent, StoreError, files};
 use crate::crypto::content::{ContentKey, ContentKeys};
 use crate::domain::ids::{InstallationId, OrgId};
 use crate::domain::message::Normal;
@@ -28,6 +28,8 @@ pub(super) struct SealedEvent {
     pub session: String,
     /// The identity within the installation; a digest where the provider's own holds a person's id.
     pub dedupe: String,
+    /// Digests of the ids of its files.
+    pub files: Vec<String>,
 }
 
 /// A refusal's content as its row holds it.
@@ -62,6 +64,7 @@ fn seal_event(keys: &ContentKeys, event: &NewEvent) -> Result<SealedEvent, Store
         content: seal(&key, EVENTS, event.id.as_str(), &packed(&[event.provider_event_id.as_bytes(), &normal, &event.raw]))?,
         session: session_digest(&key, event.session_key.as_str()),
         dedupe: dedupe(&key, event),
+        files: event.files.iter().map(|file| files::digest(&key, file)).collect(),
     })
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::queries::retention::{self, Aged, AgedRows};
-use super::{SWEEP_ROWS, Store, StoreError, lock, queries, read};
+use super::{SWEEP_ROWS, Store, StoreError, files, lock, queries, read};
 use crate::config::RetentionSection;
 use crate::domain::clock::Timestamp;
 
@@ -43,6 +43,11 @@ impl Store {
         let mut swept = Swept::new();
         if let Some(before) = before(keep.event_bodies_days) {
             swept.insert("event_bodies", self.sweep_bodies(before, now).await?);
+            // Where no body tells of a file any more, nothing that was delivered anew can.
+            let forgotten = self.forget_files(before).await?;
+            if forgotten > 0 {
+                swept.insert("files_seen", forgotten);
+            }
         }
         // Their walks begin where the last ones ended, or at the oldest row: what was removed is not there any more.
         for (rows, days, resumed) in [
@@ -98,6 +103,17 @@ impl Store {
                 return Ok(removed);
             }
             after = last;
+            self.pause().await;
+        }
+    }
+
+    async fn forget_files(&self, before: Timestamp) -> Result<u64, StoreError> {
+        let mut removed = 0;
+        loop {
+            match self.task(move |conn| Box::pin(async move { files::forget(conn, before).await })).await? {
+                0 => return Ok(removed),
+                some => removed += some,
+            }
             self.pause().await;
         }
     }

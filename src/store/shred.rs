@@ -64,6 +64,7 @@ const SECRETS: &str = "FROM secrets WHERE (kind = 'keys' AND owner = $1 AND fiel
 const NOTES: &[&str] = &[
     "DELETE FROM places WHERE installation IN (SELECT id FROM resources WHERE kind = 'installations' AND org = $1)",
     "DELETE FROM handed WHERE org = $1",
+    "DELETE FROM files_seen WHERE installation IN (SELECT id FROM resources WHERE kind = 'installations' AND org = $1)",
 ];
 
 /// Writes the table of sealed values anew.

@@ -26,7 +26,7 @@ use crate::domain::rollout::RolloutStage;
 const LIBRARY_MIN: i32 = 3_051_003;
 
 /// Every migration, oldest first: version, description, text. Forward only.
-const MIGRATIONS: [(i64, &str, &str); 10] = [
+const MIGRATIONS: [(i64, &str, &str); 11] = [
     (1, "gateway", include_str!("../../schemas/sql/0001_gateway.sql")),
     (2, "flags", include_str!("../../schemas/sql/0002_flags.sql")),
     (3, "sessions", include_str!("../../schemas/sql/0003_sessions.sql")),
@@ -37,6 +37,7 @@ const MIGRATIONS: [(i64, &str, &str); 10] = [
     (11, "repeated refusals", include_str!("../../schemas/sql/0011_refusals.sql")),
     (12, "retention", include_str!("../../schemas/sql/0012_retention.sql")),
     (13, "quotas", include_str!("../../schemas/sql/0013_quotas.sql")),
+    (15, "files seen", include_str!("../../schemas/sql/0015_files_seen.sql")),
 ];
 
 pub(super) struct Opened {

@@ -114,6 +114,8 @@ pub struct NewEvent {
     pub raw: bytes::Bytes,
     /// Their media type.
     pub media_type: &'static str,
+    /// The provider's ids of the files that it tells of, where calls are held to them.
+    pub files: Vec<String>,
     /// What the policies said, in the order they were asked.
     pub decisions: Vec<Arc<Decision>>,
 }

@@ -20,7 +20,7 @@ use super::queries::{self, AuditRow, DecisionRow, EventRow, Found, RefusalRow};
 use super::sessions::Touched;
 use super::sqlite::from_sqlx;
 use super::usage::{self, StoredBytes};
-use super::{AcceptRequest, Acceptance, Accepted, NewEvent, StoreError, close, lock};
+use super::{AcceptRequest, Acceptance, Accepted, NewEvent, StoreError, close, files, lock};
 use crate::domain::clock::Timestamp;
 use crate::domain::ids::{OrgId, SessionId};
 use crate::domain::lifecycle::Shift;
@@ -313,6 +313,7 @@ impl Writer {
         let mut notes = Vec::new();
         for (request, event, sealed) in all.into_iter().filter(|(_, e, _)| fresh.contains(e.id.as_str())) {
             let (session, session_new) = self.session(request, event, sealed, &mut notes).await?;
+            files::see(&mut self.conn, &event.route.installation, &sealed.files, files::FILES_MAX, request.received).await?;
             if let Some(decision) = &event.legacy {
                 notes.push(legacy_line(request, event, decision));
                 if let Some(binding) = &event.route.binding {

@@ -115,8 +115,12 @@ impl MediaLinks {
 
     /// The address of one file for one agent, from now on for as long as addresses last.
     pub fn link(&self, installation: &InstallationId, agent: &AgentId, file: &str, now: Timestamp) -> String {
-        let ticket = self.vault.write_ticket(installation, agent, file, now.plus_ms(self.kept_ms));
-        format!("{}/v1/media/{ticket}", self.base)
+        format!("{}/v1/media/{}", self.base, self.ticket(installation, agent, file, now))
+    }
+
+    /// The ticket in such an address.
+    pub fn ticket(&self, installation: &InstallationId, agent: &AgentId, file: &str, now: Timestamp) -> String {
+        self.vault.write_ticket(installation, agent, file, now.plus_ms(self.kept_ms))
     }
 }
 

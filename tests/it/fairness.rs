@@ -169,6 +169,7 @@ async fn accept(gateway: &TestGateway, agent: &str, conversations: usize, events
             },
             raw: bytes::Bytes::from_static(b"{\"type\":\"message\"}"),
             media_type: "application/json",
+            files: Vec::new(),
             decisions: Vec::new(),
         }
     };

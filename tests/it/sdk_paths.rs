@@ -907,3 +907,52 @@ async fn a_call_that_speaks_is_a_message_to_the_policies() {
     assert_eq!(bed.providers.count(), 0);
     assert_eq!(call("auth.test", json!({})).await.json()["ok"], true, "what does not speak goes on");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_of_a_shared_bot_is_fetched_by_a_ticket() {
+    let bed = Bed::start().await;
+    let app = world::acme(ProviderKind::Telegram);
+    let raw = format!("/sdk/telegram/file/bot{AGENT}/documents/file_1.bin");
+    let get = async |path: &str| bed.gateway.send(&Request::get(path)).await;
+    assert_eq!(get(&raw).await.body, b"from telegram \xff", "a bot of one's own");
+
+    let agent = json!({"id": "colleague", "org": "acme", "endpoint": "http://127.0.0.1:9/events",
+        "signing_secret": {"value": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}, "token": {"value": COLLEAGUE}});
+    let share = json!({"id": "tg-share", "profile": app.profile, "org": "acme", "account": {"bot_id": app.account, "chats": ["-200"]},
+        "credential": {"value": TELEGRAM}});
+    let binding = json!({"id": "tg-share", "org": "acme", "installation": "tg-share", "agent": "colleague"});
+    bed.gateway.applied(&json!({"agents": [agent], "installations": [share], "bindings": [binding]})).await;
+    let now = bed.gateway.clock.now();
+    let account = app.external();
+    let sample =
+        Sample { kind: "message", account: &account, app_id: Some(app.app_id), conversation: "5100000001", text: "hello", nonce: 1, now };
+    let (body, media_type) = providers::of(app.provider).sample(&sample).unwrap();
+    let with_file = r#""document":{"file_id":"FILE-1","file_unique_id":"u1"}"#;
+    let body = String::from_utf8(body).unwrap().replace(r#""text":"hello""#, with_file);
+    assert!(body.contains(with_file));
+    let signed = sign(app.provider, body.as_bytes(), app.secret, now);
+    assert_eq!(bed.gateway.send(&Request::post(&app.path(), body).header("content-type", media_type).headers(signed)).await.status, 200);
+
+    let missing = (403, "egress.not_found".to_owned());
+    let lookup = async |token: &str| bed.call(&format!("/sdk/telegram/bot{token}/getFile"), &[], &json!({"file_id": "FILE-1"})).await;
+    let found = lookup(AGENT).await.json();
+    let ticket = found["result"]["file_path"].as_str().unwrap().to_owned();
+    assert_eq!((&found["result"]["file_id"], ticket.contains("file_1")), (&json!("FILE-1"), false));
+    let count = bed.providers.count();
+    assert_eq!(shown(&lookup(COLLEAGUE).await), missing, "no event of that installation told of it");
+    let path = |token: &str, end: &str| format!("/sdk/telegram/file/bot{token}/{end}");
+    for (token, end) in [(AGENT, "documents/file_1.bin"), (COLLEAGUE, "documents/file_1.bin"), (COLLEAGUE, &*ticket), (AGENT, "file_1.bin")]
+    {
+        assert_eq!(shown(&get(&path(token, end)).await), missing, "{end}");
+    }
+    assert_eq!(bed.providers.count(), count, "nothing of it reached the provider");
+    let file = get(&path(AGENT, &ticket)).await;
+    assert_eq!((file.status, &*file.body), (200, &b"from telegram \xff"[..]));
+    bed.gateway.clock.advance_ms(24 * 3_600_000 + 1);
+    assert_eq!(shown(&get(&path(AGENT, &ticket)).await), missing, "nor later");
+
+    let kept = bed.rows("SELECT installation, file FROM files_seen").await;
+    assert_eq!((kept.len(), &kept[0]["installation"]), (1, &json!("telegram-acme")));
+    assert!(!kept[0]["file"].as_str().unwrap().contains("FILE-1"), "a digest");
+    bed.providers.content();
+}

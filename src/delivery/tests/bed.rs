@@ -212,6 +212,7 @@ impl Bed {
             },
             raw: self.raw.clone(),
             media_type: "application/json",
+            files: Vec::new(),
             decisions: Vec::new(),
         };
         let request =

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use http::Method;
 use serde_json::{Value, json};
 
+use super::files;
 use super::methods::{CHAT, METHODS, RESERVED, WHO};
 use super::{Telegram, is_token_byte};
 use crate::domain::installation::{ExternalAccount, ProviderKind};
@@ -98,6 +99,7 @@ impl Sdk for Telegram {
             Sort::Account => Told::quiet(method, Kind::Account, entry.effect, chat),
         };
         told.touches.append(&mut touches);
+        told.files = files::named(arguments)?;
         Ok(told)
     }
 
@@ -120,6 +122,14 @@ impl Sdk for Telegram {
 
     fn receipt(&self, response: &WireResponse) -> SendReceipt {
         plain_receipt(ProviderKind::Telegram, response)
+    }
+
+    fn file_ids(&self, raw: &[u8]) -> Vec<String> {
+        files::told(raw)
+    }
+
+    fn with_ticket(&self, body: &[u8], ticket: &str) -> Result<Vec<u8>, ReasonCode> {
+        files::with_ticket(body, ticket)
     }
 
     /// <https://core.telegram.org/bots/api#making-requests>. What is not found is 403: libraries take 404 for a bad token.

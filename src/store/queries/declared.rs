@@ -279,6 +279,7 @@ async fn delete(conn: &mut Conn, kind: &str, id: &str, now: Timestamp) -> Result
             .map_err(failed),
         "installations" => {
             sqlx::query("DELETE FROM places WHERE installation = $1").bind(id).execute(&mut **conn).await.map_err(failed)?;
+            sqlx::query("DELETE FROM files_seen WHERE installation = $1").bind(id).execute(&mut **conn).await.map_err(failed)?;
             free_accounts(conn, id).await
         }
         // Whoever has the name next, in whatever org, says its keys anew: an old one would be answered with what this agent sent.
