@@ -64,7 +64,7 @@ impl LastFiles {
     /// The org's files, which may be none; `None` where it is not known which they were.
     fn of(&self, org: &OrgId) -> Option<&[Source]> {
         let known = self.known && !self.without.contains(org);
-        known.then(|| self.files.get(org).map_or(&[][..], Vec::as_slice))
+        known.then(|| self.files.get(org).map(Vec::as_slice).unwrap_or_default())
     }
 }
 

@@ -316,7 +316,11 @@ impl Reloader {
         let version = Arc::clone(snapshot.version());
         let done = if taken { vec![self.line("done", None, &version, detail)] } else { vec![] };
         let lines = [done, self.org_lines(&before.orgs, &orgs, &version, trigger)].concat();
+        // Before the audit, as a rejection of the platform's files is.
+        self.status.change(|s| s.orgs.clone_from(&orgs));
         if let Err(error) = self.store.audit(lines).await {
+            // All of it is done again at the next look.
+            self.status.change(|s| s.orgs = before.orgs);
             tracing::error!(error = %error, %version, "the policies on disk are good, but the audit line cannot be written: the old ones stay in force");
             return false;
         }

@@ -181,8 +181,8 @@ fn what_ships_is_in_order() {
 fn fmt_rewrites_what_it_understands() {
     let untidy = "// head\n\n@id(\"b\") @reason(\"r\")\npermit (principal is Byoa::Operator,action in Byoa::Action::\"View\",resource) when {principal.mfa // why\n};";
     let desk = Desk::with(&[("a.cedar", GOOD), ("b.cedar", untidy), ("c.cedar", "permit (")]);
-    std::os::unix::fs::symlink("../elsewhere.cedar", desk.path("d.cedar")).unwrap();
-    let elsewhere = desk.0.path().join("elsewhere.cedar");
+    std::os::unix::fs::symlink(".elsewhere.cedar", desk.path("d.cedar")).unwrap();
+    let elsewhere = desk.path(".elsewhere.cedar");
     std::fs::write(&elsewhere, GOOD.replace("  ", "\t")).unwrap();
     let mut story = desk.said(&["fmt", "--check"]);
     assert_eq!(desk.read("b.cedar"), untidy, "--check changes nothing");
