@@ -25,6 +25,7 @@ pub mod load;
 pub mod lock;
 pub mod matrix;
 pub mod mutate;
+mod outside;
 pub mod prove;
 pub mod reach;
 pub mod reload;
@@ -113,6 +114,16 @@ impl Snapshot {
     /// [`LoadError`] with every fault found.
     pub fn build(sources: &Sources, now: Timestamp) -> Result<Self, LoadError> {
         Ok(Self::of(validate::law(sources, now)?, sources, now))
+    }
+
+    /// The same, held to the envelope as well: everything that is wrong with a set by itself.
+    ///
+    /// # Errors
+    /// [`LoadError`] with every fault found, `policy.outside_envelope` where the set is valid and leaves the envelope.
+    pub fn checked(sources: &Sources, now: Timestamp) -> Result<Self, LoadError> {
+        let whole = validate::whole(sources)?;
+        gate::within_bounds(&whole, sources)?;
+        Ok(Self::of(whole.at(now)?, sources, now))
     }
 
     fn of(law: decide::Law, sources: &Sources, now: Timestamp) -> Self {

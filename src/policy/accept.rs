@@ -1,10 +1,10 @@
 //! What a set has to pass before it may decide anything, at start and at every reload alike: the lock, parsing, lints, strict
-//! validation, the decision tables. Works on bytes that were read once. Never swaps anything. Floor 5.
+//! validation, the envelope, the decision tables. Works on bytes that were read once. Never swaps anything. Floor 5.
 
 use std::path::{Path, PathBuf};
 
 use super::load::{LoadError, Sources};
-use super::{Snapshot, lock, validate};
+use super::{Snapshot, gate, lock, validate};
 use crate::config::{PoliciesSection, PolicyTextLimits};
 use crate::domain::clock::Timestamp;
 use crate::domain::reason::ReasonCode;
@@ -71,8 +71,8 @@ impl Terms {
     /// Holds what was read to everything.
     ///
     /// # Errors
-    /// [`LoadError`]: `policy.lock_mismatch`, `policy.invalid`, `policy.too_complex` or `policy.table_failed`, with every fault
-    /// of that step.
+    /// [`LoadError`]: `policy.lock_mismatch`, `policy.invalid`, `policy.too_complex`, `policy.outside_envelope` or
+    /// `policy.table_failed`, with every fault of that step.
     pub fn accept(&self, sources: &Sources, now: Timestamp) -> Result<Passed, LoadError> {
         let dir = Path::display(&self.dir).to_string();
         let locked = |policies| match lock::faults(sources, &dir, policies, self.require_lock) {
@@ -81,10 +81,11 @@ impl Terms {
         };
         // Before anything else: half a bundle is not worth a list of its faults.
         locked(None)?;
-        let whole = validate::law(sources, now)?;
-        locked(Some(whole.policies.num_of_policies() + whole.ended.len()))?;
-        let snapshot = Snapshot::of(whole, sources, now);
-        let rows = if self.gate_tables { super::gate::run(sources, &snapshot)? } else { 0 };
+        let whole = validate::whole(sources)?;
+        locked(Some(whole.policies.num_of_policies()))?;
+        gate::within_bounds(&whole, sources)?;
+        let snapshot = Snapshot::of(whole.at(now)?, sources, now);
+        let rows = if self.gate_tables { gate::run(sources, &snapshot)? } else { 0 };
         Ok(Passed { snapshot, rows })
     }
 }

@@ -41,6 +41,8 @@ pub enum Rule {
     OrgScope,
     /// A forbid that could err.
     MayErr,
+    /// A permit of what the gateway's own bounds refuse.
+    Envelope,
     /// A decision table that does not make sense.
     Table,
     /// The set is not the one that `policies.lock` describes.
@@ -51,7 +53,7 @@ pub enum Rule {
 
 impl Rule {
     /// Every rule.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::File,
         Self::Schema,
         Self::Syntax,
@@ -67,6 +69,7 @@ impl Rule {
         Self::Unconditional,
         Self::OrgScope,
         Self::MayErr,
+        Self::Envelope,
         Self::Table,
         Self::Lock,
         Self::Limit,
@@ -90,6 +93,7 @@ impl Rule {
             Self::Unconditional => "unconditional",
             Self::OrgScope => "org-scope",
             Self::MayErr => "may-err",
+            Self::Envelope => "envelope",
             Self::Table => "table",
             Self::Lock => "lock",
             Self::Limit => "limit",
@@ -114,6 +118,7 @@ impl Rule {
             Self::Unconditional => "A permit has a scope or a condition.",
             Self::OrgScope => "An org's file holds forbids whose scope names that org.",
             Self::MayErr => "A forbid cannot err: it compares and does not compute.",
+            Self::Envelope => "A permit permits nothing that the gateway's own bounds refuse.",
             Self::Table => "A decision table asks questions that the schema knows, and holds.",
             Self::Lock => "The policy files are the ones that `policies.lock` describes.",
             Self::Limit => "A policy file is of bounded size, and a policy of bounded depth and number of operators.",

@@ -6,11 +6,21 @@ use super::Snapshot;
 use super::decide::Law;
 use super::index::Index;
 use super::load::{Diagnostic, LoadError, Rule, Sources};
+use super::outside;
 use super::table::{Row, Tables};
 use crate::domain::reason::ReasonCode;
 
 /// Policies that are visited to compare the index with the whole set; rows are left out evenly beyond that.
 const VISITS_MAX: usize = 200_000;
+
+/// Holds a law to the envelope, whatever the tables say.
+///
+/// # Errors
+/// `policy.outside_envelope` with every permit that leaves it.
+pub(super) fn within_bounds(law: &Law, sources: &Sources) -> Result<(), LoadError> {
+    let faults = outside::faults(law, sources);
+    if faults.is_empty() { Ok(()) } else { Err(LoadError::new(ReasonCode::PolicyOutsideEnvelope, faults)) }
+}
 
 /// Runs every row on a set that wants in; says how many there were.
 ///
@@ -53,6 +63,7 @@ fn at(row: &Row, message: String) -> Diagnostic {
 mod tests {
     use super::super::accept::Terms;
     use super::super::law_tests::{Disk, SCHEMA_FILE};
+    use super::super::read;
     use super::*;
     use crate::domain::clock::Timestamp;
 
@@ -98,9 +109,14 @@ mod tests {
         disk.write("platform/99-wide.cedar", wide);
         let row = "  - {name: a viewer replays, want: {decision: refuse, code: policy.outside_envelope, policies: [wide]}}\n";
         disk.write("tables/a.yaml", &format!("{TABLE}{row}"));
-        let want = "policy.table_failed /tables/a.yaml:6:1: a viewer replays: wide permits what the gateway's own bounds do not: \
-            Operator::\"ann\" ReplayDelivery Gateway::\"byoa\"";
+        let want = "policy.outside_envelope /platform/99-wide.cedar:1:1: this permits nothing: the gateway's own bounds refuse every \
+            request that it matches, as Operator(viewer) ReplayDelivery Gateway";
         assert_eq!(said(&disk), want);
+        // The rows alone say so too: they may ask what nobody thought of.
+        let sources = read(disk.path(), SCHEMA_FILE.as_ref(), &Default::default()).unwrap();
+        let error = run(&sources, &Snapshot::build(&sources, Timestamp::default()).unwrap()).unwrap_err();
+        let want = "a viewer replays: wide permits what the gateway's own bounds do not: Operator::\"ann\" ReplayDelivery Gateway::\"byoa\"";
+        assert_eq!((error.code, error.diagnostics[0].message.as_str()), (ReasonCode::PolicyTableFailed, want));
     }
 
     #[test]

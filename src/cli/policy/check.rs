@@ -62,7 +62,7 @@ fn look(place: &Place) -> Found {
         Err(error) => return failed(None, error),
     };
     let files = Some(sources.policy_files());
-    match Snapshot::build(&sources, place.now) {
+    match Snapshot::checked(&sources, place.now) {
         Ok(law) => {
             let set = Some((law.version().to_string(), law.policies()));
             Found { files, set, faults: vec![], notes: notes(&law, place.now), ran: true }
