@@ -77,5 +77,5 @@ rows! {
     row_081 row_082 row_083 row_084 row_087 row_088 row_089 row_090 row_091 row_092 row_093 row_094 row_096 row_097 row_099 row_101
     row_102 row_103 row_104 row_105 row_106 row_107 row_108 row_109 row_110 row_112 row_119 row_120 row_121 row_122 row_123 row_124
     row_125 row_126 row_127 row_128 row_129 row_130 row_131 row_132 row_133 row_137 row_140 row_149 row_151 row_152 row_155 row_157
-    row_158 row_201 row_202 row_203 row_204 row_206 row_207 row_208 row_209 row_210 row_211 row_212 row_213 row_233
+    row_158 row_201 row_202 row_203 row_204 row_206 row_207 row_208 row_209 row_210 row_211 row_212 row_213 row_231 row_233
 }
