@@ -77,14 +77,14 @@ const DIMENSIONS: [(&str, &[(u16, u16)]); 18] = [
     ("life", &[(119, 123)]),
     ("ssrf", &[(124, 129)]),
     ("deliver", &[(130, 137), (206, 207)]),
-    ("store", &[(138, 144), (211, 211)]),
+    ("store", &[(138, 144), (211, 211), (242, 242)]),
     ("ops", &[(145, 148)]),
-    ("admin", &[(149, 155), (212, 212)]),
+    ("admin", &[(149, 155), (212, 212), (240, 241)]),
     ("audit", &[(156, 158), (210, 210)]),
 ];
 
 /// The rows there must be: those of the first matrix, and those that attacks from outside added.
-const NUMBERS: [RangeInclusive<u16>; 3] = [1..=158, 201..=213, 231..=233];
+const NUMBERS: [RangeInclusive<u16>; 4] = [1..=158, 201..=213, 231..=233, 240..=242];
 
 fn matrix() -> Matrix {
     let text = std::fs::read_to_string(here("tests/tables/failure_paths/matrix.yaml")).unwrap();
