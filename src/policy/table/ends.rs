@@ -1,6 +1,7 @@
 //! The law as it will be: the rows, asked again after each end by `@until` that is to come; and whether a row shows that the
 //! end of a forbid is meant. So a set that is accepted holds at every later time. Floor 5.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use cedar_policy::{Effect, Policy};
@@ -58,14 +59,15 @@ impl Tables {
                 if !outcome.got.policies.iter().any(|id| ended.contains(id)) {
                     continue;
                 }
-                let key = (*at, row.without.as_slice());
-                if !laws.contains_key(&key) {
-                    // A row may take out itself what has ended by then.
-                    let gone: BTreeSet<String> = ends.range(..=*at).flat_map(|(_, ids)| ids).chain(&row.without).cloned().collect();
-                    let gone: Vec<String> = gone.into_iter().collect();
-                    laws.insert(key, law.without(&gone).map_err(broken)?);
-                }
-                let Some(later) = laws.get(&key) else { continue };
+                let later = match laws.entry((*at, row.without.as_slice())) {
+                    Entry::Occupied(known) => known.into_mut(),
+                    Entry::Vacant(vacant) => {
+                        // A row may take out itself what has ended by then.
+                        let gone: BTreeSet<String> = ends.range(..=*at).flat_map(|(_, ids)| ids).chain(&row.without).cloned().collect();
+                        let gone: Vec<String> = gone.into_iter().collect();
+                        vacant.insert(law.without(&gone).map_err(broken)?)
+                    }
+                };
                 outcome = asked(later, outcome.row, row);
                 if !outcome.ok {
                     all.push(After { at: *at, ended: ended.iter().cloned().collect(), outcome });
