@@ -59,11 +59,17 @@ pub struct Listen {
     pub public: SocketAddr,
     /// Operators, metrics, health.
     pub operator: SocketAddr,
+    /// Hosts by which the operator listener is named, besides loopback addresses and its own; without ports.
+    pub operator_hosts: Vec<String>,
 }
 
 impl Default for Listen {
     fn default() -> Self {
-        Self { public: SocketAddr::from(([127, 0, 0, 1], 8080)), operator: SocketAddr::from(([127, 0, 0, 1], 8081)) }
+        Self {
+            public: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            operator: SocketAddr::from(([127, 0, 0, 1], 8081)),
+            operator_hosts: Vec::new(),
+        }
     }
 }
 

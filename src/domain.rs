@@ -6,6 +6,7 @@ pub mod breaker;
 pub mod clock;
 pub mod delivery;
 pub mod guard;
+pub mod host;
 pub mod ids;
 pub mod installation;
 pub mod lifecycle;

@@ -1,5 +1,6 @@
 //! Doors: the two listeners, their routers and their limits. Nothing else names axum. Floor 8.
 
+mod admission;
 mod api;
 mod budget;
 mod extract;
@@ -122,5 +123,6 @@ pub fn operator(rooms: &Arc<Rooms>) -> Router {
         .fallback(respond::not_found)
         .method_not_allowed_fallback(respond::method_not_allowed)
         .layer(middleware::from_fn_with_state(rooms.clone(), budget::operators))
+        .layer(middleware::from_fn_with_state(rooms.clone(), admission::operators))
         .with_state(rooms.clone())
 }

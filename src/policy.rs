@@ -27,6 +27,7 @@ pub mod lock;
 pub mod matrix;
 pub mod mutate;
 pub mod orgs;
+mod outside;
 pub mod prove;
 pub mod reach;
 pub mod reload;
@@ -116,6 +117,19 @@ impl Snapshot {
     /// [`LoadError`] with every fault found.
     pub fn build(sources: &Sources, now: Timestamp) -> Result<Self, LoadError> {
         Ok(Self::of(validate::law(sources, now)?, sources, now))
+    }
+
+    /// The same, held to the envelope as well, and to the tables as it will be after each end: everything but today's answers.
+    ///
+    /// # Errors
+    /// [`LoadError`] with every fault found, `policy.outside_envelope` where the set is valid and leaves the envelope,
+    /// `policy.table_failed` where an end by `@until` is not as the tables say.
+    pub fn checked(sources: &Sources, now: Timestamp) -> Result<Self, LoadError> {
+        let whole = validate::whole(sources)?;
+        gate::within_bounds(&whole, sources)?;
+        let law = whole.at(now)?;
+        gate::ends(&law, sources)?;
+        Ok(Self::of(law, sources, now))
     }
 
     fn of(law: decide::Law, sources: &Sources, now: Timestamp) -> Self {

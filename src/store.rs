@@ -11,6 +11,7 @@ mod files;
 mod outbox;
 mod person;
 mod places;
+mod private;
 mod purge;
 mod queries;
 mod read;
@@ -588,6 +589,14 @@ impl Store {
             let _ = writer.await;
         }
         self.0.readers.close().await;
+    }
+
+    /// Whether the file, its folder and what lies beside it are their owner's alone, for `doctor`; makes nothing.
+    ///
+    /// # Errors
+    /// `store.permissions` with the command that repairs it.
+    pub fn is_private(file: &Path) -> Result<(), StoreError> {
+        private::check(file)
     }
 
     /// Where the file is, for `doctor`.

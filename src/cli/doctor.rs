@@ -79,7 +79,12 @@ fn local(target: &Target) -> Vec<Value> {
         bad("operators", format!("{} is not there", config.operators.token_file.display()), "`byoa serve` makes it on its first start")
     });
     items.push(match Store::file_of(&config.store.url) {
-        Some(file) if file.exists() => good("store", format!("{} is there", file.display())),
+        Some(file) if file.exists() => match Store::is_private(file) {
+            Ok(()) => good("store", format!("{} is there", file.display())),
+            Err(error) => {
+                bad("store", error.to_string(), "make it private with the command that is named; the gateway does not start before")
+            }
+        },
         Some(file) => bad("store", format!("{} is not there", file.display()), "`byoa serve` makes it on its first start"),
         None => bad("store", format!("`{}` names no file", config.store.url), "write store.url as sqlite:PATH"),
     });

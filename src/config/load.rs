@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_yaml::Value;
 
 use super::{Config, Limits, PolicyTextLimits, SETTLE_MS};
+use crate::domain::host::Host;
 use crate::domain::reason::ReasonCode;
 
 /// The largest body that a provider sends.
@@ -88,6 +89,11 @@ fn set(tree: &mut Value, keys: &[String], value: Value) {
 
 fn validate(config: &Config) -> Result<(), ConfigError> {
     let no = |message: &str| Err(ConfigError::invalid(message));
+    if let Some(odd) = config.listen.operator_hosts.iter().find(|host| !matches!(Host::parse(host), Some((_, None)))) {
+        return no(&format!(
+            "listen.operator_hosts: `{odd}` is no host; write a name or an address, IPv6 in brackets, without scheme and port"
+        ));
+    }
     if config.delivery.schedule_ms.is_empty() {
         return no("delivery.schedule_ms needs at least one wait");
     }

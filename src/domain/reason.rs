@@ -162,6 +162,8 @@ reasons! {
     DeliveryNotPrepared "delivery.not_prepared" 200 true "The event could not be read and signed in time; nothing was sent.";
     DeliveryBodyRemoved "delivery.body_removed" 200 false "The event's body was removed before it was delivered; the delivery is a dead letter.";
 
+    AdminHostRefused "admin.host_refused" 400 false "The request names a host that is none of the operator listener's, several, or none.";
+    AdminMediaType "admin.media_type" 415 false "The operator listener takes bodies as application/json only.";
     AdminUnauthenticated "admin.unauthenticated" 401 false "The operator token is absent or wrong.";
     AdminNotFound "admin.not_found" 404 false "There is no such resource.";
     AdminResourceInvalid "admin.resource_invalid" 422 false "The resource is not well formed.";
@@ -213,6 +215,7 @@ reasons! {
     StoreDurabilityWeak "store.durability_weak" 500 false "The store would acknowledge before its disk does.";
     StoreSchemaNewer "store.schema_newer" 500 false "The store was written by a newer build.";
     StoreLocked "store.locked" 500 false "Another process has this store open.";
+    StorePermissions "store.permissions" 500 false "The folder or a file of the store can be read by others than its owner.";
     StoreCorrupt "store.corrupt" 500 false "The store's file is damaged.";
 }
 
@@ -228,6 +231,7 @@ impl ReasonCode {
                 | Self::CredentialsFallbackNotOptedIn
                 | Self::CredentialsPlatformFallbackDenied
                 | Self::CredentialsMethodNotAllowed
+                | Self::CredentialsConversationElsewhere
                 | Self::PolicyForbidden
         )
     }

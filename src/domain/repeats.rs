@@ -2,6 +2,7 @@
 //! written once a minute as one line with the count, so that an operator sees an attack and the attacker cannot fill the audit.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::clock::Timestamp;
@@ -106,6 +107,23 @@ impl Repeats {
             code,
             alert: false,
             provider: Some(provider),
+        };
+        let mut inner = self.lock();
+        let kind = inner.bounded(kind);
+        inner.counts.entry(kind).or_default().add(at, target, None);
+    }
+
+    /// Counts a request to the operator API whose token is nobody's, from this address.
+    pub fn count_unknown_operator(&self, address: Option<IpAddr>, at: Timestamp) {
+        let target = address.map_or_else(|| "unknown".to_owned(), |address| address.to_string());
+        let kind = Kind {
+            actor: GATEWAY.into(),
+            action: "operator.authenticate",
+            target: Some(target.clone()),
+            org: None,
+            code: ReasonCode::AdminUnauthenticated,
+            alert: false,
+            provider: None,
         };
         let mut inner = self.lock();
         let kind = inner.bounded(kind);
@@ -309,6 +327,23 @@ mod tests {
         repeats.hear(&refusal("agent:a", "m", 5));
         repeats.put_back(taken);
         assert_eq!(repeats.take().0.values().map(|c| (c.count, c.first)).collect::<Vec<_>>(), [(2, Timestamp::from_secs(3))]);
+    }
+
+    #[test]
+    fn tokens_that_are_nobodys_are_one_line_for_each_address() {
+        let repeats = Repeats::default();
+        for n in 0..300i64 {
+            repeats.count_unknown_operator(Some([192, 0, 2, u8::from(n > 298)].into()), Timestamp::from_secs(n));
+        }
+        let lines = repeats.take().lines(Timestamp::from_secs(300));
+        let said: Vec<String> = lines.iter().map(|l| format!("{} {} {}", l.action, l.target, l.detail.as_deref().unwrap())).collect();
+        assert_eq!(
+            said,
+            [
+                r#"operator.authenticate 192.0.2.0 {"count":299,"first_at":"1970-01-01T00:00:00.000Z","last_at":"1970-01-01T00:04:58.000Z"}"#,
+                r#"operator.authenticate 192.0.2.1 {"count":1,"first_at":"1970-01-01T00:04:59.000Z","last_at":"1970-01-01T00:04:59.000Z"}"#,
+            ]
+        );
     }
 
     #[test]

@@ -19,7 +19,7 @@ async fn egress(folder: &std::path::Path) -> Egress {
     key[0] = 1;
     let clock = Clock::manual(NOW);
     let law = Snapshot::load("policies".as_ref(), "schemas/gateway.cedarschema".as_ref(), Timestamp::default()).unwrap();
-    let url = format!("sqlite:{}", folder.join("byoa.db").display());
+    let url = format!("sqlite:{}", folder.join("data/byoa.db").display());
     let store = Store::open(&url, &Limits::default(), &RolloutSection::default(), &clock).await.unwrap();
     store.content_keys().add(None, &Zeroizing::new([3; 32]));
     Egress {

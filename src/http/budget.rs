@@ -14,6 +14,7 @@ use super::extract::peer;
 use super::respond::{constant, constant_later, problem_response};
 use crate::domain::ids::RequestId;
 use crate::domain::reason::ReasonCode;
+use crate::quota::failures::network;
 
 /// Counts a failed proof at a door that is no webhook's; seconds to wait where the client's address is over its budget.
 pub(super) fn failed(rooms: &Rooms, extensions: &Extensions, door: &'static str) -> Option<u64> {
@@ -47,12 +48,14 @@ pub(super) fn unknown_address(rooms: &Rooms, extensions: &Extensions) -> Respons
     }
 }
 
-/// Around the operator API: an answer that says who is asking is unknown counts.
+/// Around the operator API: an answer that says who is asking is unknown counts, and is audited with others of its address.
 pub(super) async fn operators(State(rooms): State<Arc<Rooms>>, request: Request<Body>, next: Next) -> Response {
     let extensions = request.extensions().clone();
     let response = next.run(request).await;
     if response.status() != StatusCode::UNAUTHORIZED {
         return response;
     }
+    rooms.metrics.operator_refused(ReasonCode::AdminUnauthenticated);
+    rooms.store.repeats().count_unknown_operator(peer(&extensions).map(|peer| network(peer.to_canonical())), rooms.clock.now());
     failed(&rooms, &extensions, "operator").map_or(response, |wait| later(wait, &RequestId::fresh(rooms.clock.now())))
 }

@@ -138,6 +138,10 @@ impl BodySource for HttpBody {
     }
 }
 
+/// The address that the request's connection came to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Local(pub IpAddr);
+
 /// The address that the request's connection comes from. Nothing that a header says of it is read.
 pub(super) fn peer(extensions: &Extensions) -> Option<IpAddr> {
     extensions.get::<SocketAddr>().map(SocketAddr::ip)

@@ -17,6 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tower_service::Service as _;
 
+use super::extract::Local;
 use super::framing::{Ambiguous, Watched};
 use super::gate::{Gate, turn_away};
 use super::pace::Paced;
@@ -97,7 +98,8 @@ async fn accept(
         let (builder, router, metrics, mut shutdown) = (builder.clone(), router.clone(), metrics.clone(), shutdown.clone());
         tokio::spawn(async move {
             let _entered = entered;
-            let connection = connection(&builder, Paced::new(stream, times.write), peer, router, metrics, header_bytes_max);
+            let ends = (peer, stream.local_addr().ok());
+            let connection = connection(&builder, Paced::new(stream, times.write), ends, router, metrics, header_bytes_max);
             tokio::pin!(connection);
             tokio::select! {
                 _ = &mut connection => return,
@@ -142,7 +144,7 @@ type Connection<S> = hyper::server::conn::http1::Connection<TokioIo<Watched<Pace
 fn connection(
     builder: &hyper::server::conn::http1::Builder,
     stream: Paced<TcpStream>,
-    peer: SocketAddr,
+    (peer, local): (SocketAddr, Option<SocketAddr>),
     router: Router,
     metrics: Arc<Metrics>,
     header_bytes_max: usize,
@@ -153,6 +155,9 @@ fn connection(
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         // Failure budgets are by address.
         request.extensions_mut().insert(peer);
+        if let Some(local) = local {
+            request.extensions_mut().insert(Local(local.ip()));
+        }
         let (router, metrics, ambiguous) = (router.clone(), metrics.clone(), ambiguous.clone());
         async move { Ok(answer(router, &metrics, &ambiguous, header_bytes_max, request).await) }
     });

@@ -136,7 +136,7 @@ impl Bench {
             save(&own, texts(&given.policies))?;
             own
         };
-        let db = folder.path().join("byoa.db");
+        let db = folder.path().join("data/byoa.db");
         let mut config = Config::default();
         (config.listen.public, config.listen.operator) = (ANY_PORT, ANY_PORT);
         config.store.url = format!("sqlite:{}", db.display());

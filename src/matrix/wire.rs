@@ -75,7 +75,10 @@ impl Request {
 
     /// The head alone.
     pub fn head(&self) -> Vec<u8> {
-        let mut out = format!("{} {} HTTP/1.1\r\nhost: gateway.test\r\n", self.method, self.target).into_bytes();
+        let mut out = format!("{} {} HTTP/1.1\r\n", self.method, self.target).into_bytes();
+        if !self.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
+            out.extend_from_slice(b"host: 127.0.0.1:80\r\n");
+        }
         for (name, value) in &self.headers {
             out.extend_from_slice(name.as_bytes());
             out.extend_from_slice(b": ");

@@ -1,5 +1,5 @@
 //! What a set has to pass before it may decide anything, at start and at every reload alike: the lock, parsing, lints, strict
-//! validation, the decision tables. The platform's files are taken whole or not at all, each org's by themselves. Works on bytes
+//! validation, the envelope, the decision tables. The platform's files are taken whole or not at all, each org's by themselves. Works on bytes
 //! that were read once. Never swaps anything. Floor 5.
 
 use std::borrow::Cow;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::load::{self, LoadError, Sources};
 use super::orgs::{Last, OrgRejected, Rejections};
-use super::{Snapshot, lock, validate};
+use super::{Snapshot, gate, lock, validate};
 use crate::config::{PoliciesSection, PolicyTextLimits};
 use crate::domain::clock::Timestamp;
 use crate::domain::ids::OrgId;
@@ -93,8 +93,8 @@ impl Terms {
     /// pass, everything of that org is refused.
     ///
     /// # Errors
-    /// [`LoadError`]: `policy.lock_mismatch`, `policy.invalid`, `policy.too_complex` or `policy.table_failed`, with every fault
-    /// of that step, where one of them is not an org's.
+    /// [`LoadError`]: `policy.lock_mismatch`, `policy.invalid`, `policy.too_complex`, `policy.outside_envelope` or
+    /// `policy.table_failed`, with every fault of that step, where one of them is not an org's.
     pub fn accept(&self, sources: Sources, last: &Last<'_>, now: Timestamp) -> Result<Passed, LoadError> {
         let mut rejected = Rejections::default();
         if !sources.faults.is_empty() {
@@ -136,12 +136,13 @@ impl Terms {
         };
         // Before anything else: half a bundle is not worth a list of its faults.
         locked(None)?;
-        let law = validate::law(set, now)?;
+        let whole = validate::whole(set)?;
         if rejected.is_empty() {
-            locked(Some(law.policies.num_of_policies() + law.ended.len()))?;
+            locked(Some(whole.policies.num_of_policies()))?;
         }
-        let snapshot = Snapshot::of(law, set, now);
-        let rows = if self.gate_tables { super::gate::run(set, &snapshot, rejected)? } else { 0 };
+        gate::within_bounds(&whole, set)?;
+        let snapshot = Snapshot::of(whole.at(now)?, set, now);
+        let rows = if self.gate_tables { gate::run(set, &snapshot, rejected)? } else { 0 };
         Ok((snapshot, rows))
     }
 }

@@ -263,7 +263,7 @@ impl Law {
 }
 
 /// The end that a policy's `@until` gives it.
-fn until(policy: &cedar_policy::Policy) -> Option<Timestamp> {
+pub(super) fn until(policy: &cedar_policy::Policy) -> Option<Timestamp> {
     Timestamp::parse(policy.annotation("until")?)
 }
 

@@ -42,6 +42,8 @@ pub enum Rule {
     OrgScope,
     /// A forbid that could err.
     MayErr,
+    /// A permit of what the gateway's own bounds refuse.
+    Envelope,
     /// A decision table that does not make sense.
     Table,
     /// The set is not the one that `policies.lock` describes.
@@ -52,7 +54,7 @@ pub enum Rule {
 
 impl Rule {
     /// Every rule.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::File,
         Self::Schema,
         Self::Syntax,
@@ -68,6 +70,7 @@ impl Rule {
         Self::Unconditional,
         Self::OrgScope,
         Self::MayErr,
+        Self::Envelope,
         Self::Table,
         Self::Lock,
         Self::Limit,
@@ -91,6 +94,7 @@ impl Rule {
             Self::Unconditional => "unconditional",
             Self::OrgScope => "org-scope",
             Self::MayErr => "may-err",
+            Self::Envelope => "envelope",
             Self::Table => "table",
             Self::Lock => "lock",
             Self::Limit => "limit",
@@ -117,6 +121,7 @@ impl Rule {
                 "An org's file holds forbids whose scope names that org, and names actions of `Deliver` and `EnterRollout` only."
             }
             Self::MayErr => "A forbid cannot err: it compares and does not compute.",
+            Self::Envelope => "A permit permits nothing that the gateway's own bounds refuse.",
             Self::Table => "A decision table asks questions that the schema knows, and holds.",
             Self::Lock => "The policy files are the ones that `policies.lock` describes.",
             Self::Limit => "A policy file is of bounded size, and a policy of bounded depth and number of operators.",
@@ -136,7 +141,8 @@ impl Rule {
             | Self::Until
             | Self::MayErr
             | Self::Table
-            | Self::Lock => true,
+            | Self::Lock
+            | Self::Envelope => true,
             Self::File
             | Self::Schema
             | Self::Empty

@@ -113,6 +113,14 @@ impl<'p> Clauses<'p> {
         }
         (!scope.contains(&None)).then_some(true)
     }
+
+    /// Whether the policy could match some request of the line, as far as types tell. What errs does not match, so an open
+    /// part leaves the rest to be looked at.
+    pub fn could_match(&self, line: &Line, base: &Base) -> bool {
+        let about = About { line, base };
+        let scope = [about.principal(&self.principal), about.action(&self.action), about.resource(&self.resource)];
+        !scope.contains(&Some(false)) && self.conditions.iter().all(|(condition, wanted)| about.could(condition, *wanted))
+    }
 }
 
 struct About<'a> {
@@ -183,6 +191,22 @@ impl About<'_> {
             "==" | "in" => self.compares(operator, left, right),
             "!=" => self.compares("==", left, right).map(|same| !same),
             _ => None,
+        }
+    }
+
+    /// Whether a condition could come out as wanted for some request of the line.
+    fn could(&self, condition: &Value, wanted: bool) -> bool {
+        let Some((operator, parts)) = condition.as_object().and_then(|parts| parts.iter().next()) else { return true };
+        let (left, right) = (&parts["left"], &parts["right"]);
+        match (operator.as_str(), wanted) {
+            ("!", _) => self.could(&parts["arg"], !wanted),
+            ("&&", true) | ("||", false) => self.could(left, wanted) && self.could(right, wanted),
+            ("&&", false) | ("||", true) => self.could(left, wanted) || self.could(right, wanted),
+            ("if-then-else", _) => {
+                let branch = |chosen, name: &str| self.could(&parts["if"], chosen) && self.could(&parts[name], wanted);
+                branch(true, "then") || branch(false, "else")
+            }
+            _ => self.holds(condition).is_none_or(|holds| holds == wanted),
         }
     }
 

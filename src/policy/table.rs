@@ -2,6 +2,7 @@
 //! the form of a table, its cases and their comparison with the law; `row` writes what is read here. Never changes an
 //! answer, and never lets a case pass that did not become a question. Floor 5.
 
+mod ends;
 mod expand;
 mod node;
 mod read;
@@ -13,6 +14,7 @@ use std::ops::Range;
 
 use cedar_policy::PolicyId;
 
+pub use ends::After;
 pub use update::{Kept, Rewritten};
 
 use super::case::Case;
@@ -178,7 +180,7 @@ impl Tables {
         self.tables.iter().map(Table::written).sum()
     }
 
-    /// Asks the law every row: as it is at the row's `at`, else at `now`.
+    /// Asks the law every row: as it is at the row's `at`, else at `now` and after each end by `@until` that is to come.
     ///
     /// # Errors
     /// [`LoadError`] where the law is not valid, or lacks a policy that a row takes out.
@@ -192,23 +194,14 @@ impl Tables {
         let mut run = Run::default();
         for (index, row) in self.rows.iter().enumerate() {
             let law = laws.get(&(row.at, row.without.as_slice())).map_or(law, |other| other);
-            let (got, mut errors) = match row.case.ruled(law) {
-                Ok(ruling) => (Want::of(&ruling), ruling.errors),
-                Err(unfit) => {
-                    let got = Want { allow: false, code: Some(ReasonCode::PolicyNotApplicable), policies: vec![] };
-                    (got, vec![format!("it is no question that the schema knows: {unfit}")])
-                }
-            };
-            let fit = errors.is_empty() || got.code == Some(ReasonCode::PolicyEvaluationError);
-            let ok = got == row.want && fit;
-            let mut decided = Vec::new();
-            if !ok {
-                errors.extend(unknown(law, &row.want));
-                run.faults.extend(self.wrong(row, &got, &errors));
-                decided.extend(got.policies.iter().filter_map(|id| law.places.get(&PolicyId::new(id)).cloned()));
+            let outcome = asked(law, index, row);
+            if !outcome.ok {
+                run.faults.extend(self.wrong(row, &outcome));
             }
-            run.results.push(Outcome { row: index, got, errors, ok, decided });
+            run.results.push(outcome);
         }
+        run.after = self.after(law, &run.results)?;
+        run.faults.extend(run.after.iter().filter_map(|after| self.wrong_after(after)));
         Ok(run)
     }
 
@@ -262,12 +255,15 @@ impl Tables {
         Some(Diagnostic::at(Rule::Table, &table.file, &table.text, entry.place.clone(), message))
     }
 
-    fn wrong(&self, row: &Row, got: &Want, errors: &[String]) -> Option<Diagnostic> {
+    fn wrong(&self, row: &Row, outcome: &Outcome) -> Option<Diagnostic> {
+        Some(self.at_name(row, self.said(row, outcome)?)?.of_orgs(blamed(&row.want, &outcome.got)))
+    }
+
+    fn said(&self, row: &Row, Outcome { got, errors, .. }: &Outcome) -> Option<String> {
         let (_, entry) = self.entry(row)?;
         let which = row.name.strip_prefix(&entry.name).unwrap_or_default();
         let said: String = errors.iter().map(|error| format!("; {error}")).collect();
-        let fault = self.at_name(row, format!("wants {}, got {got}{which}{said}", row.want))?;
-        Some(fault.of_orgs(blamed(&row.want, got)))
+        Some(format!("wants {}, got {got}{which}{said}", row.want))
     }
 }
 
@@ -281,6 +277,25 @@ fn blamed(want: &Want, got: &Want) -> Vec<OrgId> {
         return got.policies.iter().map(|id| orgs::owner(id)).collect::<Option<_>>().unwrap_or_default();
     }
     differ.iter().filter_map(|id| orgs::owner(id)).collect()
+}
+
+/// What a law says to a row.
+fn asked(law: &Law, index: usize, row: &Row) -> Outcome {
+    let (got, mut errors) = match row.case.ruled(law) {
+        Ok(ruling) => (Want::of(&ruling), ruling.errors),
+        Err(unfit) => {
+            let got = Want { allow: false, code: Some(ReasonCode::PolicyNotApplicable), policies: vec![] };
+            (got, vec![format!("it is no question that the schema knows: {unfit}")])
+        }
+    };
+    let fit = errors.is_empty() || got.code == Some(ReasonCode::PolicyEvaluationError);
+    let ok = got == row.want && fit;
+    let mut decided = Vec::new();
+    if !ok {
+        errors.extend(unknown(law, &row.want));
+        decided.extend(got.policies.iter().filter_map(|id| law.places.get(&PolicyId::new(id)).cloned()));
+    }
+    Outcome { row: index, got, errors, ok, decided }
 }
 
 /// The policies that are wanted and that nobody wrote.
@@ -312,6 +327,8 @@ pub(super) type Laws<'t> = BTreeMap<(Option<Timestamp>, &'t [String]), Law>;
 pub struct Run {
     /// One for each row, in their order.
     pub results: Vec<Outcome>,
+    /// Rows that hold now and will not once policies have ended.
+    pub after: Vec<After>,
     faults: Vec<Diagnostic>,
 }
 
@@ -331,12 +348,12 @@ pub struct Outcome {
 }
 
 impl Run {
-    /// Every row that does not hold, at its place.
+    /// Every row that does not hold, or will not, at its place.
     pub fn faults(&self) -> Vec<Diagnostic> {
         self.faults.clone()
     }
 
-    /// Whether every row holds.
+    /// Whether every row holds and will.
     pub fn holds(&self) -> bool {
         self.faults.is_empty()
     }

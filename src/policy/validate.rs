@@ -21,12 +21,31 @@ const LEVEL: u32 = 2;
 /// Makes the law of the sources as it is at this time, or lists every fault. A policy whose `@until` has passed is held to
 /// everything like the others, and is not part of the policy set. Runs on any thread, whatever stack that has.
 pub(super) fn law(sources: &Sources, now: Timestamp) -> Result<Law, LoadError> {
-    limits::with_room(&sources.platform, || made(sources, now))
+    whole(sources)?.at(now)
 }
 
-fn made(sources: &Sources, now: Timestamp) -> Result<Law, LoadError> {
-    let invalid = |faults| LoadError::new(ReasonCode::PolicyInvalid, faults);
-    let ours = |error: String| invalid(vec![Diagnostic::of_file(Rule::Schema, "gateway.cedarschema", error)]);
+/// The law of the sources with every policy, also of those whose `@until` has passed.
+pub(super) fn whole(sources: &Sources) -> Result<Law, LoadError> {
+    limits::with_room(&sources.platform, || made(sources))
+}
+
+fn invalid(faults: Vec<Diagnostic>) -> LoadError {
+    LoadError::new(ReasonCode::PolicyInvalid, faults)
+}
+
+/// A fault that is no policy's: this build cannot make the law.
+fn ours(error: String) -> LoadError {
+    invalid(vec![Diagnostic::of_file(Rule::Schema, "gateway.cedarschema", error)])
+}
+
+impl Law {
+    /// This law as it is then, without the policies whose `@until` has passed.
+    pub(super) fn at(self, now: Timestamp) -> Result<Self, LoadError> {
+        Ok(self.ended_by(now).map_err(ours)?.unwrap_or(self))
+    }
+}
+
+fn made(sources: &Sources) -> Result<Law, LoadError> {
     let base = base().map_err(ours)?;
 
     let mut reading = Reading { names: &base.names, policies: PolicySet::new(), places: HashMap::new(), faults: vec![], levels: 0 };
@@ -39,8 +58,7 @@ fn made(sources: &Sources, now: Timestamp) -> Result<Law, LoadError> {
         return Err(invalid(faults));
     }
     let places = places.into_iter().map(|(id, place)| (id, place.shown())).collect();
-    let whole = Law::new(base, policies, Arc::new(places), Arc::clone(&sources.version), levels).map_err(ours)?;
-    Ok(whole.ended_by(now).map_err(ours)?.unwrap_or(whole))
+    Law::new(base, policies, Arc::new(places), Arc::clone(&sources.version), levels).map_err(ours)
 }
 
 /// What this build brings: parsed once.

@@ -61,7 +61,7 @@ fn take<K: Hash + Eq + Clone>(rate: Option<Rate>, all: &Mutex<Recent<K>>, key: O
 }
 
 /// What one client has of the address space: an IPv4 address, or the /64 of an IPv6 address.
-fn network(address: IpAddr) -> IpAddr {
+pub fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64)).into(),

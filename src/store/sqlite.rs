@@ -3,6 +3,7 @@
 //! 2.7 ms, `docs/performance.md`).
 
 use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{ConnectOptions, Connection, Row, SqliteConnection, SqlitePool};
 use tokio::sync::watch;
 
-use super::StoreError;
+use super::{StoreError, private};
 use crate::config::RolloutSection;
 use crate::domain::clock::Timestamp;
 use crate::domain::installation::ProviderKind;
@@ -79,9 +80,7 @@ pub(super) async fn open(url: &str) -> Result<Opened, StoreError> {
             format!("SQLite {found} can corrupt its WAL; at least {LIBRARY_MIN} is needed"),
         ));
     }
-    if let Some(folder) = file.parent().filter(|p| !p.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder).map_err(|e| StoreError::Unavailable(format!("{}: {e}", folder.display())))?;
-    }
+    private::prepare(file)?;
     let lock = lock(file)?;
     let options = SqliteConnectOptions::from_str(&format!("sqlite:{}", file.display()))
         .map_err(|e| StoreError::Unavailable(e.to_string()))?
@@ -118,6 +117,7 @@ fn lock(file: &Path) -> Result<File, StoreError> {
         .create(true)
         .truncate(false)
         .write(true)
+        .mode(0o600)
         .open(&path)
         .map_err(|e| StoreError::Unavailable(format!("{}: {e}", path.display())))?;
     match lock.try_lock() {
@@ -264,7 +264,7 @@ pub(super) mod tests {
     #[tokio::test]
     async fn what_may_not_be_opened_is_refused_by_name() {
         let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("byoa.db");
+        let file = dir.path().join("data/byoa.db");
         let url = format!("sqlite:{}", file.display());
         for weak in ["?synchronous=normal", "?mode=memory"] {
             assert_eq!(refused(&format!("{url}{weak}")).await, ReasonCode::StoreDurabilityWeak);

@@ -307,7 +307,8 @@ mod tests {
     #[tokio::test]
     async fn rows_of_an_earlier_build_are_sealed_and_leave_no_copy() {
         let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("byoa.db");
+        let file = dir.path().join("data/byoa.db");
+        super::super::private::prepare(&file).unwrap();
         let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&file).create_if_missing(true);
         let mut conn = options.connect().await.unwrap();
         super::super::sqlite::tests::migrated_to(&mut conn, 9).await;
@@ -364,7 +365,7 @@ mod tests {
         store.reload().await.unwrap();
         assert!(store.directory().was_handed("acme/whatsapp/i/b/C0CLEAR//"));
         store.close().await;
-        for entry in std::fs::read_dir(dir.path()).unwrap() {
+        for entry in std::fs::read_dir(dir.path().join("data")).unwrap() {
             let path = entry.unwrap().path();
             let bytes = std::fs::read(&path).unwrap();
             for text in ["CLEAR", "said in clear"] {

@@ -129,6 +129,7 @@ pub struct Metrics {
     refreshes: Family<RefreshLabels, Counter>,
     installations: Family<StatusLabels, Gauge>,
     throttled: Family<DoorLabel, Counter>,
+    operator_refused: Family<ReasonLabel, Counter>,
     panics: Counter<u64, AtomicU64>,
     connections_refused: Family<ReasonLabel, Counter>,
     policy: Family<VersionLabel, Gauge>,
@@ -163,6 +164,7 @@ impl Metrics {
             refreshes: Family::default(),
             installations: Family::default(),
             throttled: Family::default(),
+            operator_refused: Family::default(),
             panics: Counter::default(),
             connections_refused: Family::default(),
             policy: Family::default(),
@@ -192,6 +194,11 @@ impl Metrics {
         registry.register("credential_refreshes", "Expiring credentials traded for new ones by result", metrics.refreshes.clone());
         registry.register("installations", "Installations by status", metrics.installations.clone());
         registry.register("throttled", "Requests that failed beyond a failure budget", metrics.throttled.clone());
+        registry.register(
+            "operator_refused",
+            "Requests to the operator listener that were refused before anything was asked",
+            metrics.operator_refused.clone(),
+        );
         registry.register("handler_panics", "Requests whose handler broke", metrics.panics.clone());
         registry.register("connections_refused", "Connections that were one too many", metrics.connections_refused.clone());
         registry.register("policy_info", "1 for the policy set in force", metrics.policy.clone());
@@ -309,6 +316,11 @@ impl Metrics {
     /// A request failed to prove itself beyond a budget, at a door: `webhook`, `agent` or `operator`.
     pub fn throttled(&self, door: &'static str) {
         self.throttled.get_or_create(&DoorLabel { door }).inc();
+    }
+
+    /// A request to the operator listener was refused before anything was asked: its host, its media type, its token.
+    pub fn operator_refused(&self, code: ReasonCode) {
+        self.operator_refused.get_or_create(&ReasonLabel { reason: code.as_str() }).inc();
     }
 
     /// A connection was not let in: `listener` or `address` has all that it may have.

@@ -2,7 +2,7 @@
 //! the store itself keeps, sealed.
 
 use std::io::Write as _;
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
@@ -295,13 +295,13 @@ pub fn private(file: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Writes a file that only its owner can read. It must not be there yet.
+/// Writes a file that only its owner can read, in a folder that is made as private where it is missing. It must not be there yet.
 ///
 /// # Errors
 /// What the file system says.
 pub fn write_private(file: &Path, text: &str) -> std::io::Result<()> {
     if let Some(folder) = file.parent().filter(|p| !p.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder)?;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     }
     let mut out = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?;
     out.write_all(text.as_bytes())?;

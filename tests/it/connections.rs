@@ -39,7 +39,7 @@ async fn said(mut stream: TcpStream) -> String {
 /// The first line of the answer to a request for what is not there.
 async fn asked(address: &str, to: SocketAddr) -> String {
     let mut stream = from(address, to).await;
-    let _ = stream.write_all(b"GET /none HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
+    let _ = stream.write_all(b"GET /none HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n").await;
     let mut said = Vec::new();
     // Whoever is turned away with something unread hears of a reset instead of an end.
     let _ = tokio::time::timeout(GUARD, stream.read_to_end(&mut said)).await.expect("neither an answer nor an end");

@@ -195,6 +195,7 @@ fn every_metric_is_documented_with_its_labels() {
     metrics.refresh(slack, "done");
     metrics.installations(std::iter::once((slack, InstallationStatus::Active)));
     metrics.throttled("webhook");
+    metrics.operator_refused(ReasonCode::AdminUnauthenticated);
     metrics.panicked();
     metrics.connection_refused("address");
     metrics.alias_used("acme-slack");

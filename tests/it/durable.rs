@@ -295,3 +295,24 @@ fn weaker_durability_no_start() {
     let home = home_with(|home, settings| settings["store"]["url"] = json!(format!("sqlite:{}?synchronous=normal", home.db().display())));
     refuses(&home, "store.durability_weak");
 }
+
+#[test]
+fn a_store_that_others_can_read_no_start() {
+    let home = Home::new();
+    drop(home.serve());
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let set = |path: &Path, mode: u32| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    let folder = home.db().parent().unwrap().to_owned();
+    assert_eq!(mode(&folder), 0o700);
+    for entry in std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file()) {
+        assert_eq!(mode(&entry), 0o600, "{}", entry.display());
+    }
+    for (path, wide, repaired) in [(folder, 0o755, 0o700), (home.db(), 0o644, 0o600)] {
+        set(&path, wide);
+        let (status, said) = home.refused();
+        let command = format!("chmod {repaired:o} {}", path.display());
+        assert!(status == Some(1) && said.contains("store.permissions") && said.contains(&command), "{said}");
+        set(&path, repaired);
+    }
+    home.serve();
+}

@@ -78,6 +78,6 @@ rows! {
     row_102 row_103 row_104 row_105 row_106 row_107 row_108 row_109 row_110 row_112 row_119 row_120 row_121 row_122 row_123 row_124
     row_125 row_126 row_127 row_128 row_129 row_130 row_131 row_132 row_133 row_137 row_140 row_149 row_151 row_152 row_155 row_157
     row_158 row_201 row_202 row_203 row_204 row_206 row_207 row_208 row_209 row_210 row_211 row_212 row_213 row_226 row_227 row_228
-    row_229 row_230 row_234 row_235 row_236 row_237 row_243 row_245 row_246 row_247 row_248 row_249 row_250 row_252 row_253 row_254
-    row_255 row_256 row_257 row_258
+    row_229 row_230 row_231 row_233 row_234 row_235 row_236 row_237 row_243 row_245 row_246 row_247 row_248 row_249 row_250 row_252
+    row_253 row_254 row_255 row_256 row_257 row_258
 }

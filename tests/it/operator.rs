@@ -232,3 +232,97 @@ async fn a_change_that_was_planned_against_another_version_is_none() {
     }
     assert_eq!(gateway.operate("PUT", "/v1/bindings/slack-acme", &again).await.status, 201);
 }
+
+/// What a request to the operator listener is answered: status and code.
+async fn told(gateway: &TestGateway, request: &Request) -> (u16, Option<String>) {
+    let answer = once(gateway.operator, request).await.expect("the operator listener answers");
+    (answer.status, answer.json().get("code").and_then(Value::as_str).map(str::to_owned))
+}
+
+fn code(status: u16, code: &str) -> (u16, Option<String>) {
+    (status, Some(code.to_owned()))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_operator_listener_answers_to_its_own_names_alone() {
+    let gateway = TestGateway::start_with(NOW, |config| config.listen.operator_hosts = vec!["gw.example".into()]).await;
+    let ask = |target: &str, hosts: &[&str]| {
+        let request = Request::get(target).header("authorization", format!("Bearer {OPERATOR_TOKEN}"));
+        hosts.iter().fold(request, |request, host| request.header("host", host))
+    };
+    for host in ["localhost", "LOCALHOST.:8081", "127.0.0.1", "127.9.9.9:80", "[::1]:1", "gw.example:8081", "GW.Example."] {
+        assert_eq!(told(&gateway, &ask("/v1/orgs", &[host])).await, (200, None), "{host}");
+    }
+    let refused = code(400, "admin.host_refused");
+    for host in
+        ["evil.example", "evil.example:8081", "gw.example.evil.example", "0.0.0.0", "10.0.0.1", "", "localhost@evil.example", "127.1"]
+    {
+        assert_eq!(told(&gateway, &ask("/v1/orgs", &[host])).await, refused, "{host}");
+    }
+    assert_eq!(told(&gateway, &ask("/v1/orgs", &["localhost", "localhost"])).await, refused);
+    assert_eq!(told(&gateway, &ask("http://evil.example/v1/orgs", &["localhost"])).await, refused);
+    assert_eq!(told(&gateway, &ask("http://localhost/v1/orgs", &["evil.example"])).await, refused);
+    assert_eq!(told(&gateway, &ask("http://gw.example/v1/orgs", &["gw.example"])).await, (200, None));
+    // Every door, whoever asks.
+    for path in ["/healthz", "/readyz", "/metrics", "/v1/reasons", "/nowhere"] {
+        assert_eq!(told(&gateway, &Request::get(path).header("host", "evil.example")).await, refused, "{path}");
+    }
+    let mut connection = byoa_gateway::matrix::wire::Connection::open(gateway.operator).await.unwrap();
+    let nameless = connection.exchange(b"GET /healthz HTTP/1.1\r\n\r\n").await.unwrap().unwrap();
+    assert_eq!((nameless.status, nameless.json()["code"].as_str()), (400, Some("admin.host_refused")));
+    let before = gateway.kept.counts().await;
+    let apply = Request::post("/v1/apply", r#"{"orgs": [{"id": "acme", "name": "Acme"}]}"#).json();
+    let apply = apply.header("authorization", format!("Bearer {OPERATOR_TOKEN}")).header("host", "evil.example");
+    assert_eq!(told(&gateway, &apply).await, refused);
+    assert_eq!(gateway.kept.counts().await, before, "nothing is written");
+    assert!(gateway.metrics().await["byoa_operator_refused_total{reason=\"admin.host_refused\"}"] >= 18.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_is_no_json_by_its_media_type_is_not_taken() {
+    let gateway = TestGateway::start(NOW).await;
+    let apply = |media_types: &[&str]| {
+        let request = Request::post("/v1/apply", r#"{"orgs": [{"id": "acme", "name": "Acme"}]}"#);
+        let request = request.header("authorization", format!("Bearer {OPERATOR_TOKEN}"));
+        media_types.iter().fold(request, |request, media_type| request.header("content-type", media_type))
+    };
+    let (before, refused) = (gateway.kept.counts().await, code(415, "admin.media_type"));
+    for media_types in
+        [&["text/plain"][..], &["application/x-www-form-urlencoded"], &["text/plain;application/json"], &[], &["application/json"; 2]]
+    {
+        assert_eq!(told(&gateway, &apply(media_types)).await, refused, "{media_types:?}");
+    }
+    let mut chunked = apply(&["text/plain"]);
+    chunked.framing = byoa_gateway::matrix::wire::Framing::Chunked(7);
+    assert_eq!(told(&gateway, &chunked).await, refused);
+    // Before a token is looked at, so it says nothing about one.
+    let nobodys = Request::post("/v1/apply", "{}").header("content-type", "text/plain");
+    assert_eq!(told(&gateway, &nobodys).await, refused);
+    assert_eq!(gateway.kept.counts().await, before);
+    // Requests without a body need no media type.
+    let sweep = Request::post("/v1/sweep", "").header("authorization", format!("Bearer {OPERATOR_TOKEN}"));
+    assert_eq!(told(&gateway, &sweep).await.0, 200);
+    assert_eq!(told(&gateway, &sweep.header("content-type", "text/plain")).await, refused);
+    assert_eq!(told(&gateway, &apply(&["application/json; charset=utf-8"])).await.0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn operator_tokens_that_are_nobodys_are_counted_and_audited_in_aggregate() {
+    let gateway = TestGateway::start_with(NOW, |config| config.limits.failures_per_address_per_minute = 100).await;
+    let before = gateway.kept.counts().await["audit"];
+    let mut told = std::collections::BTreeMap::new();
+    for n in 0..300 {
+        *told.entry(gateway.operate_as(&format!("opr_wrong_{n:010}"), "GET", "/v1/orgs", &Value::Null).await.status).or_insert(0) += 1;
+    }
+    assert_eq!(told, [(401, 100), (429, 200)].into());
+    assert_eq!(gateway.operate("GET", "/v1/orgs", &Value::Null).await.status, 200, "who has a token is not harmed");
+    let metrics = gateway.metrics().await;
+    let counted =
+        (metrics["byoa_operator_refused_total{reason=\"admin.unauthenticated\"}"], metrics["byoa_throttled_total{door=\"operator\"}"]);
+    assert_eq!(counted, (300.0, 200.0));
+    assert_eq!(gateway.kept.counts().await["audit"], before, "not one line each");
+    gateway.store().flush_repeats(gateway.clock.now()).await.unwrap();
+    let sql = "SELECT actor, target, code, JSON_EXTRACT(detail_json, '$.count') AS count FROM audit WHERE action = 'operator.authenticate'";
+    let want = json!({"actor": "gateway", "target": "127.0.0.1", "code": "admin.unauthenticated", "count": 300});
+    assert_eq!(gateway.kept.rows(sql).await, [want]);
+}

@@ -164,10 +164,70 @@ fn what_has_ended_is_noted() {
     assert_snapshot!(desk.said(&["check"]));
     let (code, text) = desk.run(&["check", "--format", "json"]);
     let json: Value = serde_json::from_str(&text).unwrap();
-    assert_eq!((code, json["notes"].as_array().unwrap().len(), &json["ok"]), (0, 2, &json!(true)));
+    assert_eq!((code, json["notes"].as_array().unwrap().len(), &json["ok"]), (0, 3, &json!(true)));
     let (_, text) = desk.run(&["check", "--format", "sarif"]);
     let sarif: Value = serde_json::from_str(&text).unwrap();
     assert!(sarif["runs"][0]["results"].as_array().unwrap().iter().all(|r| r["level"] == "note" && r["ruleId"] == "until"));
+}
+
+#[test]
+fn an_end_that_nobody_meant_is_a_fault() {
+    let freeze = |id: &str, year: u32| {
+        format!(
+            "@id(\"{id}\")\n@reason(\"r\")\n@code(\"policy.forbidden\")\n@until(\"{year}-01-01T00:00:00Z\")\nforbid (principal, action == Byoa::Action::\"ReadAudit\", resource);\n"
+        )
+    };
+    let desk = Desk::with(&[("a.cedar", GOOD), ("b.cedar", &freeze("freeze", 2998))]);
+    let (code, said) = desk.run(&["check"]);
+    assert!(code == 1 && said.contains("b.cedar:1:1  until") && said.contains("this forbid ends 2998-01-01"), "{said}");
+    let table = |at: &str| {
+        format!(
+            "about: x\nask: ReadAudit\ngiven: {{Operator ann: {{mfa: true, role: viewer}}}}\n\
+             defaults: {{principal: Operator ann, resource: Gateway byoa}}\nrows:\n  - {{name: frozen, {at} want: {{decision: refuse, code: policy.forbidden, policies: [freeze]}}}}\n  \
+             - {{name: afterwards, at: \"2998-01-01T00:00:00Z\", want: {{decision: allow, policies: [a]}}}}\n"
+        )
+    };
+    // The row of today is one that will not hold.
+    desk.write("tables/a.yaml", &table(""));
+    let (code, said) = desk.run(&["check"]);
+    assert!(
+        code == 1 && said.contains("tables/a.yaml:6:12  table") && said.contains("when `freeze` ends: wants refuse policy.forbidden"),
+        "{said}"
+    );
+    let (code, said) = desk.run(&["test"]);
+    assert!(code == 1 && said.contains("as of     2998-01-01") && said.contains("2 rows in 1 table: 1 case wrong after an end"), "{said}");
+    let (code, said) = desk.run(&["test", "--format", "json"]);
+    assert!(code == 1 && said.contains("\"ok\":false") && said.contains("\"ended\":[\"freeze\"]"), "{said}");
+    let (code, said) = desk.run(&["test", "--format", "junit"]);
+    assert!(code == 1 && said.contains("frozen, from 2998-01-01T00:00:00.000Z on, when `freeze` ends"), "{said}");
+    let (code, said) = desk.run(&["test", "--update"]);
+    assert!(code == 1 && said.contains("it is answered otherwise: say with `at`"), "{said}");
+    assert_eq!(desk.run(&["lock"]).0, 1);
+    desk.write("tables/a.yaml", &table("at: \"2997-12-31T00:00:00Z\","));
+    let (code, said) = desk.run(&["check"]);
+    assert!(code == 0 && said.contains("b.cedar:1: note: `freeze` ends 2998-01-01T00:00:00.000Z"), "{said}");
+    assert_eq!(desk.run(&["test"]).0, 0);
+    // Both sets say when: of the one what it has alone.
+    for (name, text) in [("a.cedar", GOOD.to_owned()), ("b.cedar", freeze("freeze", 2998)), ("c.cedar", freeze("other", 2999))] {
+        std::fs::create_dir_all(desk.0.path().join("to")).unwrap();
+        std::fs::write(desk.0.path().join("to").join(name), text).unwrap();
+    }
+    let (code, said) = desk.run(&["diff", "--to", "to"]);
+    let ends = said.split("\nends\n").nth(1).unwrap().split("\n\n").next().unwrap();
+    assert_eq!(
+        ends.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>(),
+        ["2998-01-01T00:00:00.000Z freeze policies/b.cedar:1", "2999-01-01T00:00:00.000Z other to/c.cedar:1 only of to",]
+    );
+    assert_eq!(code, 1);
+    std::fs::write(desk.0.path().join("to/c.cedar"), freeze("freeze", 2999)).unwrap();
+    std::fs::remove_file(desk.0.path().join("to/b.cedar")).unwrap();
+    let (code, said) = desk.run(&["diff", "--to", "to", "--format", "json"]);
+    let json: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(
+        (code, json["ends"].as_array().unwrap().len(), &json["differs"]),
+        (1, 2, &json!(true)),
+        "another end is another law: {said}"
+    );
 }
 
 #[test]

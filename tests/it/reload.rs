@@ -536,6 +536,14 @@ async fn tables_are_a_gate() {
             fs::write(&file, text.replacen("principal.org == resource.org", "principal.provider == principal.provider", 1)).unwrap();
         })
         .await;
+    assert_eq!(rejected["code"], "policy.outside_envelope", "{rejected}");
+    let rejected = bed
+        .broken("a check too many", |dir| {
+            let text = fs::read_to_string(here("policies/platform/10-routing.cedar")).unwrap();
+            let edited = text.replacen("principal.org == resource.org", "principal.org == resource.org && context.fromBot", 1);
+            fs::write(dir.join("platform/10-routing.cedar"), edited).unwrap();
+        })
+        .await;
     assert_eq!(rejected["code"], "policy.table_failed");
     let first = &rejected["diagnostics"][0];
     assert!(first["file"].as_str().unwrap().ends_with("tables/10-routing.yaml") && first["line"].as_u64().unwrap() > 1, "{first}");

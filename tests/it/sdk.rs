@@ -87,7 +87,7 @@ async fn gateway(folder: &Path, agent: &str) -> Gateway {
     let mut config = Config::default();
     config.listen.public = ([127, 0, 0, 1], 0).into();
     config.listen.operator = ([127, 0, 0, 1], 0).into();
-    config.store.url = format!("sqlite:{}", folder.join("byoa.db").display());
+    config.store.url = format!("sqlite:{}", folder.join("data/byoa.db").display());
     config.keys.file = folder.join("master.keys");
     config.operators.token_file = folder.join("operator.token");
     config.egress.allow_private_agents = true;

@@ -814,7 +814,7 @@ async fn an_upload_s_address_is_good_for_that_upload_alone() {
     let given =
         bed.call("/sdk/slack/api/files.getUploadURLExternal", &[("authorization", &*bearer)], &json!({"filename": "a", "length": 1})).await;
     let url = given.json()["upload_url"].as_str().unwrap().to_owned();
-    let path = url.strip_prefix("http://gateway.test").expect("where the agent reached the gateway").to_owned();
+    let path = url.strip_prefix("http://127.0.0.1:80").expect("where the agent reached the gateway").to_owned();
     let upload =
         async |path: &str| bed.gateway.send(&Request::post(path, "bytes").header("content-type", "application/octet-stream")).await;
     assert_eq!((upload(&path).await.status, bed.providers.to("/pre-signed").len()), (200, 1));

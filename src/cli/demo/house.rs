@@ -65,7 +65,7 @@ impl House {
     pub(super) fn config(&self, side: SocketAddr) -> Config {
         let mut config = Config::default();
         (config.listen.public, config.listen.operator) = (ANY_PORT, ANY_PORT);
-        config.store.url = format!("sqlite:{}", self.path().join("byoa.db").display());
+        config.store.url = format!("sqlite:{}", self.path().join("data/byoa.db").display());
         (config.policies.dir, config.policies.schema) = (self.policies(), self.schema());
         config.policies.history = self.path().join("accepted");
         config.keys.file = self.path().join("master.keys");

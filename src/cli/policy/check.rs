@@ -11,9 +11,6 @@ use crate::domain::clock::Timestamp;
 use crate::domain::reason::ReasonCode;
 use crate::policy::{Diagnostic, LoadError, Rule, Snapshot, read};
 
-/// How long before its end a policy is mentioned.
-const SOON_MS: i64 = 7 * 24 * 3_600_000;
-
 /// What was found.
 struct Found {
     /// How many files there are; none where not all could be read.
@@ -62,7 +59,7 @@ fn look(place: &Place) -> Found {
         Err(error) => return failed(None, error),
     };
     let files = Some(sources.policy_files());
-    match Snapshot::build(&sources, place.now) {
+    match Snapshot::checked(&sources, place.now) {
         Ok(law) => {
             let set = Some((law.version().to_string(), law.policies()));
             Found { files, set, faults: vec![], notes: notes(&law, place.now), ran: true }
@@ -80,15 +77,13 @@ fn notes(law: &Snapshot, now: Timestamp) -> Vec<Note> {
     let note = |(id, place, end): (String, Option<&crate::policy::Place>, Timestamp)| {
         let message = if end <= now {
             format!("`{id}` ended {end} and is no part of the law any more; remove it")
-        } else if end <= now.plus_ms(SOON_MS) {
-            format!("`{id}` ends {end}; from then on it is no part of the law")
         } else {
-            return None;
+            format!("`{id}` ends {end}; from then on it is no part of the law")
         };
         let (file, line) = place.map_or_else(Default::default, |place| (place.file.clone(), place.line));
-        Some(Note { file, line, message })
+        Note { file, line, message }
     };
-    law.ends().into_iter().filter_map(note).collect()
+    law.ends().into_iter().map(note).collect()
 }
 
 fn human(found: &Found) -> String {

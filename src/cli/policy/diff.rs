@@ -7,6 +7,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::{CliError, ExplainFormat, Place, Target, refused};
+use crate::domain::clock::Timestamp;
 use crate::policy::case::Case;
 use crate::policy::decide::{Place as Spot, Ruling};
 use crate::policy::diff::{self, Change, Edit, Proof, Replay, SAMPLES, TextChange, Witness};
@@ -32,7 +33,9 @@ pub(super) async fn run(from: &Place, to: &Place, recorded: Option<(&Target, u32
         let case = |flip: &Option<Box<Flip>>| flip.as_ref().map(|flip| flip.case.clone());
         Some(Proof { more: case(&difference.gained), less: case(&difference.lost) })
     };
+    let now = to.now;
     let found = Found {
+        ends: ends(&was, &is, now),
         sides: [(from, &was), (to, &is)],
         text: diff::text(&was, &is),
         meaning: diff::meaning(&was, &is, Some(&ask)),
@@ -83,6 +86,7 @@ fn question(item: &Value) -> (String, Result<Case, String>) {
 }
 
 struct Found<'a> {
+    ends: Vec<End>,
     sides: [(&'a Place, &'a Snapshot); 2],
     text: Vec<TextChange>,
     meaning: Vec<Change>,
@@ -94,7 +98,7 @@ struct Found<'a> {
 impl Found<'_> {
     fn differs(&self) -> bool {
         let flips = self.recorded.as_ref().map_or(0, |r| r.flips.len()) + self.rows.flips.len();
-        flips > 0 || self.meaning.iter().any(|change| change.mark() != '=')
+        flips > 0 || self.ends.iter().any(|end| end.sides != [true, true]) || self.meaning.iter().any(|change| change.mark() != '=')
     }
 
     fn count(&self, mark: char) -> usize {
@@ -119,6 +123,17 @@ impl Found<'_> {
         }
         if self.text.is_empty() {
             let _ = writeln!(out, "  the same policies");
+        }
+        if !self.ends.is_empty() {
+            let _ = writeln!(out, "\nends");
+        }
+        for End { at, id, spot, sides } in &self.ends {
+            let which = match sides {
+                [true, true] => "",
+                [true, false] => "  only of from",
+                _ => "  only of to",
+            };
+            let _ = writeln!(out, "  {at}  {id}  {spot}{which}");
         }
         let _ = writeln!(out, "\nmeaning");
         for change in self.meaning.iter().filter(|change| change.mark() != '=' || change.how == How::Sampled) {
@@ -186,11 +201,45 @@ impl Found<'_> {
             "from": from,
             "to": to,
             "text": self.text.iter().map(text).collect::<Vec<_>>(),
+            "ends": self.ends.iter().map(End::json).collect::<Vec<_>>(),
             "meaning": self.meaning.iter().map(change).collect::<Vec<_>>(),
             "rows": replay(&self.rows),
             "recorded": self.recorded.as_ref().map(replay),
         })
     }
+}
+
+/// An end by `@until` that is to come.
+struct End {
+    at: Timestamp,
+    id: String,
+    spot: String,
+    /// Whether the old set has it, and whether the new one does.
+    sides: [bool; 2],
+}
+
+impl End {
+    fn json(&self) -> Value {
+        let [from, to] = self.sides;
+        json!({ "at": self.at, "id": self.id, "from": from, "to": to })
+    }
+}
+
+/// Every end to come of both sets, the first first.
+fn ends(from: &Snapshot, to: &Snapshot, now: Timestamp) -> Vec<End> {
+    let mut all: Vec<End> = Vec::new();
+    for (law, sides) in [(from, [true, false]), (to, [false, true])] {
+        for (id, spot, at) in law.ends().into_iter().filter(|(.., at)| *at > now) {
+            if let Some(both) = all.iter_mut().find(|end| (end.at, &end.id) == (at, &id)) {
+                both.sides = [true, true];
+                continue;
+            }
+            let spot = spot.map_or_else(String::new, |spot| format!("{}:{}", spot.file, spot.line));
+            all.push(End { at, id, spot, sides });
+        }
+    }
+    all.sort_by(|a, b| (a.at, &a.id).cmp(&(b.at, &b.id)));
+    all
 }
 
 fn edit(edit: Edit) -> &'static str {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{CliError, Place, TestFormat, refused};
 use crate::policy::row::Want;
-use crate::policy::table::{Outcome, Row, Run, Table, Tables};
+use crate::policy::table::{After, Outcome, Row, Run, Table, Tables};
 use crate::policy::{LoadError, Sources};
 
 /// Wrong rows that people are shown; programs get all of them.
@@ -54,7 +54,7 @@ pub(super) fn run(place: &Place, wanted: &Wanted) -> Result<(), CliError> {
     };
     anstream::println!("{}", text.trim_end());
     let wrong = run.results.iter().filter(|outcome| !outcome.ok).count();
-    if wrong == 0 {
+    if wrong == 0 && run.after.is_empty() {
         return Ok(());
     }
     // People have read it above.
@@ -94,9 +94,11 @@ fn summary(tables: &Tables, run: &Run) -> String {
     let (rows, cases) = (tables.written(), tables.rows().len());
     let cases_said = if rows == cases { String::new() } else { format!(" ({})", counted(cases, "case")) };
     let wrong = run.results.iter().filter(|outcome| !outcome.ok).count();
-    let verdict = match wrong {
-        0 => "all hold".to_owned(),
-        wrong => format!("{} wrong", counted(wrong, "case")),
+    let verdict = match (wrong, run.after.len()) {
+        (0, 0) => "all hold".to_owned(),
+        (0, later) => format!("{} wrong after an end", counted(later, "case")),
+        (wrong, 0) => format!("{} wrong", counted(wrong, "case")),
+        (wrong, later) => format!("{} wrong, {later} more after an end", counted(wrong, "case")),
     };
     format!("{}{cases_said} in {}: {verdict}", counted(rows, "row"), counted(tables.tables().len(), "table"))
 }
@@ -127,8 +129,19 @@ fn human(tables: &Tables, run: &Run) -> String {
     if wrong.len() > SHOWN_MAX {
         let _ = writeln!(text, "\nand {} more; `--format json` has all of them", wrong.len() - SHOWN_MAX);
     }
+    for (after, row) in afterwards(tables, run).take(SHOWN_MAX) {
+        let mut later = row.clone();
+        later.at = Some(after.at);
+        let _ = writeln!(text, "\n{}", wrong_row(&later, &after.outcome));
+        let _ = writeln!(text, "  note      it holds now; {} it does not: say with `at` as of when it holds", after.when());
+    }
     let _ = write!(text, "\n{}", summary(tables, run));
     text
+}
+
+/// What does not hold after an end, with its rows.
+fn afterwards<'r>(tables: &'r Tables, run: &'r Run) -> impl Iterator<Item = (&'r After, &'r Row)> {
+    run.after.iter().filter_map(|after| Some((after, tables.row_of(after)?)))
 }
 
 fn wrong_row(row: &Row, outcome: &Outcome) -> String {
@@ -188,11 +201,18 @@ fn json(tables: &Tables, run: &Run) -> Value {
             "ok": outcome.ok, "want": answer(&row.want), "got": answer(&outcome.got), "errors": outcome.errors,
         })
     };
+    let after = |(after, row): (&After, &Row)| {
+        json!({
+            "table": row.table, "file": row.file, "line": row.line, "name": row.name, "without": row.without, "from": after.at,
+            "ended": after.ended, "want": answer(&row.want), "got": answer(&after.outcome.got), "errors": after.outcome.errors,
+        })
+    };
     json!({
         "ok": run.holds(),
         "rows": tables.written(),
         "cases": tables.rows().len(),
         "tables": tables.tables().iter().map(about).collect::<Vec<_>>(),
         "results": tables.rows().iter().zip(&run.results).map(result).collect::<Vec<_>>(),
+        "after": afterwards(tables, run).map(after).collect::<Vec<_>>(),
     })
 }

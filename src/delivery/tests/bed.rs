@@ -141,7 +141,7 @@ pub struct Bed {
 impl Bed {
     pub async fn new(clock: Clock) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let url = format!("sqlite:{}", dir.path().join("byoa.db").display());
+        let url = format!("sqlite:{}", dir.path().join("data/byoa.db").display());
         let store = Store::open(&url, &Limits::default(), &RolloutSection::default(), &clock).await.unwrap();
         for org in [None, Some("acme")] {
             store.content_keys().add(org, &zeroize::Zeroizing::new([3; 32]));

@@ -6,7 +6,7 @@ use super::super::{Snapshot, read};
 use super::*;
 
 /// A table that says one thing of everything that tables can say.
-const TABLE: &str = "\
+pub(super) const TABLE: &str = "\
 about: Which agent may hear which installation.
 ask: RouteMessage
 given:
@@ -41,7 +41,7 @@ rows:
     want: {decision: allow, policies: [operate.view.security]}
 ";
 
-fn of(text: &str) -> Result<Tables, LoadError> {
+pub(super) fn of(text: &str) -> Result<Tables, LoadError> {
     Tables::of_texts([("policies/tables/a.yaml", text)])
 }
 
@@ -78,7 +78,7 @@ fn run(text: &str) -> Run {
     of(text).unwrap_or_else(|e| panic!("{e}")).run(&sources, Timestamp::default()).unwrap_or_else(|e| panic!("{e}"))
 }
 
-fn said(run: &Run) -> Vec<String> {
+pub(super) fn said(run: &Run) -> Vec<String> {
     run.faults().iter().map(|d| format!("{}:{}: {}", d.line, d.column, d.message)).collect()
 }
 

@@ -80,6 +80,15 @@ impl Tables {
             file.rows.insert(0, (line, entry.name.clone(), wanted.clone(), new.clone()));
         }
         kept.reverse();
+        for (after, row) in run.after.iter().filter_map(|after| Some((after, self.row_of(after)?))) {
+            let Some((_, entry)) = self.entry(row) else { continue };
+            let why = format!("{} it is answered otherwise: say with `at` as of when it holds", after.when());
+            let left = Kept { file: row.file.clone(), line: row.line, name: entry.name.clone(), why };
+            // A row may stand for several cases.
+            if !kept.contains(&left) {
+                kept.push(left);
+            }
+        }
         // YAML can be written in more ways than are thought of here; what does not read afterwards is not written.
         let (good, bad): (Vec<Rewritten>, Vec<Rewritten>) =
             files.into_values().partition(|file| Self::of_texts([(file.file.as_str(), file.text.as_str())]).is_ok());

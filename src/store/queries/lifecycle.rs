@@ -335,7 +335,7 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_secs(1_790_000_000);
 
     async fn store(folder: &std::path::Path) -> Store {
-        let url = format!("sqlite:{}", folder.join("byoa.db").display());
+        let url = format!("sqlite:{}", folder.join("data/byoa.db").display());
         Store::open(&url, &Limits::default(), &RolloutSection::default(), &Clock::manual(NOW)).await.unwrap()
     }
 

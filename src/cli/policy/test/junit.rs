@@ -3,7 +3,7 @@
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 
 use super::super::CliError;
-use super::of;
+use super::{afterwards, of};
 use crate::cli::junit::{case, written};
 use crate::policy::LoadError;
 use crate::policy::mutate::Mutation;
@@ -16,6 +16,11 @@ pub(super) fn report(tables: &Tables, run: &Run) -> Result<String, CliError> {
     for table in tables.tables() {
         let mut suite = TestSuite::new(table.name.clone());
         suite.add_test_cases(of(table, tables, run).map(|(row, outcome)| of_row(row, outcome)));
+        for (after, row) in afterwards(tables, run).filter(|(_, row)| row.file == table.file) {
+            let mut later = row.clone();
+            later.name = format!("{}, {}", row.name, after.when());
+            suite.add_test_case(of_row(&later, &after.outcome));
+        }
         report.add_test_suite(suite);
     }
     written(&report)
