@@ -2,8 +2,9 @@
 //! gateway when it accepts a set, read by `byoa policy rollback`, which puts the files back where the gateway reads them: the
 //! folder stays the one truth. Never decides anything. Floor 5.
 
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::io::{self, Write as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -56,7 +57,8 @@ impl History {
         let beside = sources.tables.iter().chain(&sources.lock).map(|f| (&f.path, &f.text));
         let files = policy_files.chain(beside).map(|(path, text)| Kept { path: path.clone(), text: text.clone() }).collect();
         let set = Accepted { version: sources.version.to_string(), accepted_at: now, policies, orgs_without, files };
-        fs::create_dir_all(&self.dir)?;
+        // The folder may be made beside the store, whose own folder is private.
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
         replace(&self.dir.join(format!("{}.json", set.version)), serde_json::to_string(&set)?.as_bytes())?;
         for old in self.list()?.into_iter().skip(self.most) {
             fs::remove_file(self.dir.join(format!("{}.json", old.version)))?;
@@ -67,7 +69,10 @@ impl History {
     /// The orgs' files of the set that was accepted last; not known where none is kept, or they cannot be read.
     pub fn last_files(&self, policies_dir: &Path) -> LastFiles {
         let sets = self.list().unwrap_or_else(|error| {
-            tracing::error!(%error, folder = %self.dir.display(), "the accepted policies cannot be read");
+            // The first start finds no folder.
+            if error.kind() != io::ErrorKind::NotFound {
+                tracing::error!(%error, folder = %self.dir.display(), "the accepted policies cannot be read");
+            }
             vec![]
         });
         sets.into_iter().next().map_or_else(LastFiles::default, |set| {

@@ -193,9 +193,9 @@ fn found(policies_dir: &Path, platform: &PolicyTextLimits, mut faults: Vec<Diagn
     let mut found = Found { platform: *platform, ..Found::default() };
     let walked = match Folder::open(policies_dir) {
         Ok(folder) => walk(policies_dir, &folder, DEPTH_MAX, &mut found, &mut faults),
-        Err(error) => Err(Diagnostic::of_file(Rule::File, policies_dir.display(), format!("cannot be read: {error}"))),
+        Err(error) => Err(Box::new(Diagnostic::of_file(Rule::File, policies_dir.display(), format!("cannot be read: {error}")))),
     };
-    faults.extend(walked.err());
+    faults.extend(walked.err().map(|fault| *fault));
     if found.files.is_empty() && faults.iter().all(|fault| !fault.orgs.is_empty()) {
         let missing = Diagnostic::of_file(Rule::File, policies_dir.display(), "there is no policy file (*.cedar) here");
         faults.push(missing);
@@ -285,24 +285,24 @@ fn digest<'t>(texts: impl Iterator<Item = (&'t str, &'t str)>) -> [u8; 32] {
     sha256(&all)
 }
 
-fn walk(dir: &Path, folder: &Folder, depth: usize, found: &mut Found, faults: &mut Vec<Diagnostic>) -> Result<(), Diagnostic> {
+fn walk(dir: &Path, folder: &Folder, depth: usize, found: &mut Found, faults: &mut Vec<Diagnostic>) -> Result<(), Box<Diagnostic>> {
     let here = if folder.path().is_empty() { dir.to_owned() } else { dir.join(folder.path()) };
     let cannot = |error: std::io::Error| Diagnostic::of_file(Rule::File, here.display(), format!("cannot be read: {error}"));
     let org = org_of(folder.path());
     let fault = |fault: Diagnostic| fault.of_orgs(org.clone());
     if depth == 0 {
         let deep = Diagnostic::of_file(Rule::File, here.display(), format!("directories nest deeper than {DEPTH_MAX} levels"));
-        return Err(fault(deep));
+        return Err(Box::new(fault(deep)));
     }
-    for entry in folder.names().map_err(|error| fault(cannot(error)))? {
+    for entry in folder.names().map_err(|error| Box::new(fault(cannot(error))))? {
         if let Some(org) = &org {
             let of_org = found.of_orgs.entry(org.clone()).or_default();
             of_org.entries += 1;
             if let Some(excess) = of_org.excess() {
-                return Err(fault(Diagnostic::of_file(Rule::File, here.display(), excess)));
+                return Err(Box::new(fault(Diagnostic::of_file(Rule::File, here.display(), excess))));
             }
         }
-        let (name, kind) = match entry.map_err(|error| fault(cannot(error)))? {
+        let (name, kind) = match entry.map_err(|error| Box::new(fault(cannot(error))))? {
             Ok(entry) => entry,
             Err(name) => {
                 faults.push(fault(Diagnostic::of_file(Rule::File, here.join(name).display(), "the name is not UTF-8")));
@@ -319,7 +319,7 @@ fn walk(dir: &Path, folder: &Folder, depth: usize, found: &mut Found, faults: &m
             Ok(Entry::Folder(below)) => {
                 match walk(dir, &below, depth - 1, found, faults) {
                     // The folder of one org: the others are read all the same.
-                    Err(fault) if org.is_none() && !fault.orgs.is_empty() => faults.push(fault),
+                    Err(fault) if org.is_none() && !fault.orgs.is_empty() => faults.push(*fault),
                     walked => walked?,
                 }
                 continue;
@@ -336,7 +336,8 @@ fn walk(dir: &Path, folder: &Folder, depth: usize, found: &mut Found, faults: &m
             continue;
         }
         if found.count() >= FILES_MAX {
-            return Err(Diagnostic::of_file(Rule::File, dir.display(), format!("there are more than {FILES_MAX} policy files and tables")));
+            let many = format!("there are more than {FILES_MAX} policy files and tables");
+            return Err(Box::new(Diagnostic::of_file(Rule::File, dir.display(), many)));
         }
         let taken = role.map_err(|message| (Rule::File, message)).and_then(|role| {
             let bounds = if let Role::Policy(house) = &role { Some(house.bounds(&found.platform)) } else { None };
@@ -359,16 +360,16 @@ fn walk(dir: &Path, folder: &Folder, depth: usize, found: &mut Found, faults: &m
             let of_org = found.of_orgs.entry(org.clone()).or_default();
             (of_org.files, of_org.bytes) = (of_org.files + 1, of_org.bytes + text.len());
             if let Some(excess) = of_org.excess() {
-                return Err(fault(Rule::File, excess));
+                return Err(Box::new(fault(Rule::File, excess)));
             }
         }
         found.bytes += text.len();
         if found.bytes > ALL_BYTES_MAX {
-            return Err(Diagnostic::of_file(
+            return Err(Box::new(Diagnostic::of_file(
                 Rule::File,
                 dir.display(),
                 format!("the files are larger than {ALL_BYTES_MAX} bytes together"),
-            ));
+            )));
         }
         let file = full.display().to_string();
         match role {

@@ -14,7 +14,6 @@ use super::reach::{Clauses, Line};
 use super::sample::Sampler;
 use super::{envelope, limits, orgs};
 use crate::domain::clock::Timestamp;
-use crate::domain::reason::ReasonCode;
 
 /// Requests of one kind that are tried at most. Trying ends earlier, when each permit was seen to permit something.
 const TRIES: u64 = 200;
@@ -87,7 +86,7 @@ impl<'l> Tried<'l> {
     }
 
     /// Whether a permit is what lets the request through at some time: forbids that end before it do not count.
-    fn lets_through(&mut self, id: &PolicyId, case: &Case, request: &Request, entities: &Entities) -> bool {
+    fn lets_through(&mut self, id: &PolicyId, request: &Request, entities: &Entities) -> bool {
         let end = self.law.policies.policy(id).and_then(until);
         let ends_before = |policy: &Policy| until(policy).is_some_and(|other| end.is_none_or(|end| other < end));
         let law = self.lasting.entry(end).or_insert_with(|| {
@@ -95,7 +94,9 @@ impl<'l> Tried<'l> {
             (!gone.is_empty()).then(|| self.law.without(&gone).ok()).flatten()
         });
         let law = law.as_ref().unwrap_or(self.law);
-        law.rule(&case.action, request, entities).code == Some(ReasonCode::PolicyOutsideEnvelope)
+        // The envelope refuses the request, as the caller knows.
+        let answer = law.asked(request, entities);
+        answer.allowed && answer.errors.is_empty()
     }
 
     /// Tries requests of a line until each of its permits was seen to permit what the envelope admits.
@@ -120,7 +121,7 @@ impl<'l> Tried<'l> {
             }
             // A forbid may refuse it first, and then the permit does no harm.
             for id in &answer.reasons {
-                if self.lets_through(id, &case, &request, &entities) {
+                if self.lets_through(id, &request, &entities) {
                     open.remove(id);
                     self.outside.entry(id.clone()).or_insert_with(|| case.clone());
                 }

@@ -317,9 +317,11 @@ impl Reloader {
         let done = if taken { vec![self.line("done", None, &version, detail)] } else { vec![] };
         let lines = [done, self.org_lines(&before.orgs, &orgs, &version, trigger)].concat();
         // Before the audit, as a rejection of the platform's files is.
+        self.metrics.policies_of_orgs_rejected(orgs.len());
         self.status.change(|s| s.orgs.clone_from(&orgs));
         if let Err(error) = self.store.audit(lines).await {
             // All of it is done again at the next look.
+            self.metrics.policies_of_orgs_rejected(before.orgs.len());
             self.status.change(|s| s.orgs = before.orgs);
             tracing::error!(error = %error, %version, "the policies on disk are good, but the audit line cannot be written: the old ones stay in force");
             return false;
@@ -332,7 +334,6 @@ impl Reloader {
         if taken {
             self.metrics.policies_reloaded(true);
         }
-        self.metrics.policies_of_orgs_rejected(orgs.len());
         self.status.change(|s| (s.rejected, s.rows, s.orgs) = (None, rows, orgs));
         tracing::info!(%version, from = %live.version(), policies, rows, took_ms, trigger, "policies in force");
         // Whoever let go of it last would free every policy of it; that is no work for a request.

@@ -98,7 +98,7 @@ mod tests {
     #[tokio::test]
     async fn the_oldest_files_are_forgotten() {
         let folder = tempfile::tempdir().unwrap();
-        let mut opened = sqlite::open(&format!("sqlite:{}", folder.path().join("byoa.db").display())).await.unwrap();
+        let mut opened = sqlite::open(&format!("sqlite:{}", folder.path().join("data/byoa.db").display())).await.unwrap();
         let (one, other) = (InstallationId::parse("one").unwrap(), InstallationId::parse("other").unwrap());
         let at = Timestamp::from_secs;
         let files = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();

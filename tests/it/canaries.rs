@@ -148,7 +148,7 @@ async fn no_secret_is_anywhere() {
     let planted = Planted::new();
     let (agent, api) = (FakeAgent::start().await, FakeProvider::start().await);
     let home = Home::new();
-    std::fs::create_dir_all(home.path("data")).unwrap();
+    std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700).create(home.path("data")).unwrap();
     std::fs::write(home.path("data/master.keys"), format!("{MASTER}\n")).unwrap();
     std::fs::set_permissions(home.path("data/master.keys"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     let mut settings = home.settings();

@@ -14,6 +14,8 @@ use byoa_gateway::domain::reason::ReasonCode;
 use byoa_gateway::telemetry::metrics::Metrics;
 use serde_json::Value;
 
+use crate::mutants::is_test;
+
 fn page(name: &str) -> String {
     fs::read_to_string(name).unwrap_or_else(|e| panic!("{name}: {e}"))
 }
@@ -407,6 +409,25 @@ fn links_lead_somewhere() {
         let page = page.unwrap().file_name().to_string_lossy().into_owned();
         assert!(!page.ends_with(".md") || self::page("README.md").contains(&format!("docs/{page}")), "README.md does not list docs/{page}");
     }
+}
+
+/// Each claim of docs/security.md names tests that exist.
+#[test]
+fn claims_of_security_name_tests() {
+    let text = page("docs/security.md");
+    let claims: Vec<Vec<String>> =
+        text.split("\n## ").filter(|s| s.starts_with("Against ")).flat_map(rows).filter(|row| row.len() == 3).collect();
+    assert!(claims.len() > 30, "the tables of claims are read: {}", claims.len());
+    let mut wrong = Vec::new();
+    for row in &claims {
+        let tests: Vec<String> = ticked(&row[2]);
+        let unknown = |test: &&String| test.split_once(' ').is_none_or(|(target, path)| !is_test(target, path));
+        if tests.is_empty() {
+            wrong.push(format!("`{}` names no test", row[0]));
+        }
+        wrong.extend(tests.iter().filter(unknown).map(|test| format!("`{}`: there is no test `{test}`", row[0])));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]

@@ -41,7 +41,7 @@ fn mutants() -> Vec<Mutant> {
 }
 
 /// Whether a module path such as `delivery::tests::name` is a test function of a target.
-fn is_test(target: &str, path: &str) -> bool {
+pub fn is_test(target: &str, path: &str) -> bool {
     let mut parts: Vec<&str> = path.split("::").collect();
     let Some(function) = parts.pop() else { return false };
     if target == "lib" && parts.last() == Some(&"tests") {

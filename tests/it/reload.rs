@@ -722,7 +722,7 @@ async fn a_set_in_the_shadow_decides_nothing() {
     bed.load.one_more().await;
     assert!(list().await.json()["total"].as_u64().unwrap() > asked);
     assert!(bed.gateway.metrics().await["byoa_policy_shadow_disagreements"] > 0.0);
-    assert_eq!(found["shadow"]["policies"], json!(49));
+    assert_eq!(found["shadow"]["policies"], json!(50));
 
     // A broken shadow is said to be, and changes nothing.
     let version = bed.active().await["version"].clone();
