@@ -84,6 +84,8 @@ async fn what_an_org_had_accepted_outlives_the_process() {
     let audit = gateway.operate("GET", "/v1/audit?org=acme", &Value::Null).await.json();
     let line = &audit["items"][0];
     assert_eq!((&line["action"], &line["outcome"], &line["code"]), (&json!("policies.load"), &json!("refused"), &json!("policy.invalid")));
+    // The history tells by time which set came last.
+    gateway.clock.advance_ms(1_000);
     write(&dir, "orgs/globex/b.cedar", &forbid("globex", "b"));
     let edited = until(&gateway, "another org's edit", |p| p["active"]["version"] != first["active"]["version"]).await;
     assert_eq!(rejected(&edited), rejected(&broken));

@@ -742,7 +742,7 @@ async fn a_set_in_the_shadow_decides_nothing() {
     // One that agrees has nothing to list.
     fs::remove_file(shadow.join("platform/99.cedar")).unwrap();
     fs::write(shadow.join(EDITED), mark(0)).unwrap();
-    let agreed = async { while list().await.json()["shadow"]["policies"] != json!(50) {} };
+    let agreed = async { while list().await.json()["shadow"]["policies"] != json!(51) {} };
     tokio::time::timeout(PATIENCE, agreed).await.unwrap();
     bed.load.one_more().await;
     assert_eq!(list().await.json()["total"], json!(0));

@@ -116,7 +116,8 @@ async fn post(url: String, headers: Vec<(&'static str, Secret)>, body: Bytes) ->
 
 async fn operate(gateway: &Gateway, path: &str, body: &Value) -> Value {
     let token = Secret::new(format!("Bearer {OPERATOR}"));
-    let answer = post(format!("http://{}{path}", gateway.operator), vec![("authorization", token)], body.to_string().into()).await;
+    let headers = vec![("authorization", token), ("content-type", Secret::new("application/json".into()))];
+    let answer = post(format!("http://{}{path}", gateway.operator), headers, body.to_string().into()).await;
     serde_json::from_slice(&answer.body).unwrap()
 }
 
