@@ -196,9 +196,19 @@ fn short(row: &Json) -> Json {
     row
 }
 
-/// Without what differs from run to run: ids.
+/// The beginning of a scratch folder's name.
+const FOLDER: &str = "/byoa-matrix-";
+
+/// Without what differs from run to run: ids, and the scratch folder.
 pub(super) fn redacted(text: &str) -> String {
     let mut out = text.to_owned();
+    while let Some(at) = out.find(FOLDER) {
+        let before = out.get(..at).unwrap_or_default();
+        let start = before.rfind(|c: char| c.is_whitespace() || "\"'`(".contains(c)).map_or(0, |last| last + 1);
+        let name = out.get(at + 1..).unwrap_or_default();
+        let end = name.find(|c: char| c != '-' && !c.is_ascii_alphanumeric()).map_or(out.len(), |length| at + 1 + length);
+        out.replace_range(start..end, "…");
+    }
     for prefix in ["evt_", "req_", "dec_", "ses_", "dlv_", "crd_", "msg_"] {
         let mut from = 0;
         while let Some(at) = out.get(from..).and_then(|rest| rest.find(prefix)).map(|at| from + at + prefix.len()) {

@@ -316,9 +316,11 @@ impl Reloader {
         let version = Arc::clone(snapshot.version());
         let done = if taken { vec![self.line("done", None, &version, detail)] } else { vec![] };
         let lines = [done, self.org_lines(&before.orgs, &orgs, &version, trigger)].concat();
-        // Before the audit, as a rejection of the platform's files is.
-        self.metrics.policies_of_orgs_rejected(orgs.len());
-        self.status.change(|s| s.orgs.clone_from(&orgs));
+        // A rejection is told before its audit line, as one of the platform's files is; what is put right is told when it decides.
+        let fixed = before.orgs.iter().filter(|old| orgs.iter().all(|new| new.org != old.org)).cloned();
+        let told: Vec<OrgRejected> = orgs.iter().cloned().chain(fixed).collect();
+        self.metrics.policies_of_orgs_rejected(told.len());
+        self.status.change(|s| s.orgs = told);
         if let Err(error) = self.store.audit(lines).await {
             // All of it is done again at the next look.
             self.metrics.policies_of_orgs_rejected(before.orgs.len());
@@ -334,6 +336,7 @@ impl Reloader {
         if taken {
             self.metrics.policies_reloaded(true);
         }
+        self.metrics.policies_of_orgs_rejected(orgs.len());
         self.status.change(|s| (s.rejected, s.rows, s.orgs) = (None, rows, orgs));
         tracing::info!(%version, from = %live.version(), policies, rows, took_ms, trigger, "policies in force");
         // Whoever let go of it last would free every policy of it; that is no work for a request.
