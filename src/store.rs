@@ -591,7 +591,7 @@ impl Store {
         self.0.readers.close().await;
     }
 
-    /// Whether the file, its folder and what lies beside it are their owner's alone, for `doctor`; makes nothing.
+    /// True where the file, its folder and what lies beside it are their owner's alone, for `doctor`; makes nothing.
     ///
     /// # Errors
     /// `store.permissions` with the command that repairs it.

@@ -73,7 +73,7 @@ fn local(target: &Target) -> Vec<Value> {
     items.push(if config.operators.token_file.exists() {
         match Operators::load(&config.operators.token_file, None) {
             Ok(_) => good("operators", "token file reads".into()),
-            Err(failure) => bad("operators", failure.detail, "mend the token file: TOKEN [ROLE [NAME [mfa]]] a line, mode 600"),
+            Err(failure) => bad("operators", failure.detail, "correct the token file: TOKEN [ROLE [NAME [mfa]]] a line, mode 600"),
         }
     } else {
         bad("operators", format!("{} is not there", config.operators.token_file.display()), "`byoa serve` makes it on its first start")

@@ -43,7 +43,7 @@ impl Host {
         (name.len() <= NAME_CHARS_MAX && name.split('.').all(fits)).then_some(Self::Name(name))
     }
 
-    /// Whether it is this machine for itself, whatever a resolver says.
+    /// True where it is this machine for itself, whatever a resolver says.
     pub fn is_loopback(&self) -> bool {
         match self {
             Self::Ip(address) => address.is_loopback(),

@@ -220,7 +220,7 @@ reasons! {
 }
 
 impl ReasonCode {
-    /// Whether a policy may name it as its `@code`. Every other code is the gateway's own: with it a policy could choose the
+    /// True where a policy may name it as its `@code`. Every other code is the gateway's own: with it a policy could choose the
     /// status of the answer, or ring an alarm.
     pub const fn usable_by_policies(self) -> bool {
         matches!(

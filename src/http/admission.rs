@@ -36,7 +36,7 @@ pub(super) async fn operators(State(rooms): State<Arc<Rooms>>, request: Request<
     closing(problem_response(code, detail, &RequestId::fresh(rooms.clock.now())))
 }
 
-/// Whether the one `Host`, and the target where it names a host too, are this listener's.
+/// True where the one `Host`, and the target where it names a host too, are this listener's.
 fn is_ours(listen: &Listen, request: &Request<Body>) -> bool {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };
@@ -45,7 +45,7 @@ fn is_ours(listen: &Listen, request: &Request<Body>) -> bool {
     named.into_iter().all(|named| named.and_then(Host::parse).is_some_and(|(host, _)| answers_to(listen, local, &host)))
 }
 
-/// Whether this is a host of the listener. `local` is the address that the connection came to.
+/// True where this is a host of the listener. `local` is the address that the connection came to.
 fn answers_to(listen: &Listen, local: Option<IpAddr>, host: &Host) -> bool {
     let own = listen.operator.ip();
     // Where every address of the machine is listened on, each of them is the configured one.
@@ -56,7 +56,7 @@ fn answers_to(listen: &Listen, local: Option<IpAddr>, host: &Host) -> bool {
         || listen.operator_hosts.iter().filter_map(|listed| Host::parse(listed)).any(|(listed, _)| listed == *host)
 }
 
-/// Whether the body is JSON by its one `Content-Type`, or there is none.
+/// True where the body is JSON by its one `Content-Type`, or there is none.
 fn is_json(request: &Request<Body>) -> bool {
     let has_body = !request.body().is_end_stream();
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);

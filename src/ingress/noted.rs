@@ -35,7 +35,7 @@ pub struct NotedEvent {
 /// One event, or a whole body, that was refused.
 #[derive(Clone, Debug)]
 pub struct NotedRefusal {
-    /// Why.
+    /// The reason.
     pub code: ReasonCode,
     /// The installation, where it was bound to one.
     pub installation: Option<InstallationId>,

@@ -47,7 +47,7 @@ pub struct Passed {
     pub snapshot: Snapshot,
     /// What it was made of: as read, or with what stands in place of orgs' folders that are rejected.
     pub sources: Sources,
-    /// How many rows of tables were run.
+    /// The number of rows of tables that were run.
     pub rows: usize,
     /// The orgs whose folders are rejected.
     pub orgs: Vec<OrgRejected>,
@@ -113,8 +113,8 @@ impl Terms {
         }
     }
 
-    /// Holds what was read to everything, orgs' files like the platform's, for whoever looks before a gateway does. Gives the law
-    /// and how many rows of tables hold.
+    /// Holds what was read to everything, orgs' files like the platform's, for commands that look before a gateway does. Gives the
+    /// policy set and how many rows of tables hold.
     ///
     /// # Errors
     /// As [`Terms::accept`], also of an org's file.

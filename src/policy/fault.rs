@@ -130,7 +130,7 @@ impl Rule {
 }
 
 impl Rule {
-    /// Whether messages of this rule may repeat text of the file that is at fault.
+    /// True where messages of this rule may repeat text of the file that is at fault.
     const fn quotes(self) -> bool {
         match self {
             Self::Syntax

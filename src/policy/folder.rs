@@ -10,7 +10,7 @@ use cap_std::ambient_authority;
 use cap_std::fs::OpenOptionsExt as _;
 use cap_std::fs::{Dir, FileType, Metadata, OpenOptions};
 
-/// Where the orgs' folders are.
+/// The place of the orgs' folders.
 const ORGS: &str = "orgs";
 
 /// An open folder and the place in it that is looked at.

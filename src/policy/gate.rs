@@ -16,7 +16,7 @@ use crate::domain::reason::ReasonCode;
 /// Policies that are visited to compare the index with the whole set; rows are left out evenly beyond that.
 const VISITS_MAX: usize = 200_000;
 
-/// Holds a law to the envelope, whatever the tables say.
+/// Holds a policy set to the envelope, whatever the tables say.
 ///
 /// # Errors
 /// `policy.outside_envelope` with every permit that leaves it.

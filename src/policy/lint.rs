@@ -87,7 +87,10 @@ fn annotations(policy: &Policy) -> Vec<(Rule, String)> {
         _ => {}
     }
     if policy.annotation("until").is_some_and(|until| Timestamp::parse(until).is_none()) {
-        faults.push((Rule::Until, "`@until` is a time like 2026-11-27T18:00:00Z: from then on the policy is no part of the law".into()));
+        faults.push((
+            Rule::Until,
+            "`@until` is a time like 2026-11-27T18:00:00Z: from then on the policy is no part of the policy set".into(),
+        ));
     }
     if policy.annotation("mode").is_some_and(|mode| mode != "enforce") {
         // Evaluated anyway it would say more than its author meant.
@@ -104,7 +107,7 @@ fn is_scoped_to(policy: &Policy, org: &OrgId, names: &Names) -> bool {
     is_asked_by(policy, org, names) || resource
 }
 
-/// Whether it is about what the org's own installations and agents ask.
+/// True where it is about what the org's own installations and agents ask.
 fn is_asked_by(policy: &Policy, org: &OrgId, names: &Names) -> bool {
     match policy.principal_constraint() {
         PrincipalConstraint::In(uid) | PrincipalConstraint::IsIn(_, uid) => is_org(&uid, org, names),
@@ -116,7 +119,7 @@ fn is_org(uid: &EntityUid, org: &OrgId, names: &Names) -> bool {
     names.org.is_of(uid) && uid.id().unescaped() == org.as_str()
 }
 
-/// Whether an `@id` is one that files of this house may use. No two houses share one.
+/// True where an `@id` is one that files of this house may use. No two houses share one.
 pub(super) fn is_of_house(id: &str, house: &House) -> bool {
     match house {
         House::Platform => !id.starts_with("org."),

@@ -133,7 +133,7 @@ impl Sources {
         self
     }
 
-    /// Whether there is a folder of this org with anything in it.
+    /// True where there is a folder of this org with anything in it.
     pub(super) fn has_folder(&self, org: &OrgId) -> bool {
         self.files.iter().any(|file| file.house.org() == Some(org)) || self.faults.iter().any(|fault| fault.orgs.contains(org))
     }
@@ -444,7 +444,7 @@ fn house(path: &str) -> Result<House, String> {
     }
 }
 
-/// Whose folder a path is in, or is.
+/// The org whose folder a path is in, or is.
 pub(super) fn org_of(path: &str) -> Option<OrgId> {
     let rest = path.strip_prefix("orgs/")?;
     OrgId::parse(rest.split('/').next()?).ok()

@@ -18,7 +18,7 @@ pub(super) fn prefix(org: &OrgId) -> String {
     format!("org.{org}.")
 }
 
-/// Whose policy an `@id` is, where it is an org's.
+/// The org that a policy's `@id` belongs to, where it is an org's.
 pub(super) fn owner(id: &str) -> Option<OrgId> {
     let (org, _) = id.strip_prefix("org.")?.split_once('.')?;
     OrgId::parse(org).ok()
@@ -27,7 +27,7 @@ pub(super) fn owner(id: &str) -> Option<OrgId> {
 /// The files of each org in the set that was accepted last, looked up only where an org's folder is rejected.
 pub type Last<'l> = LazyCell<LastFiles, Box<dyn FnOnce() -> LastFiles + Send + 'l>>;
 
-/// Where no set is known.
+/// For the case that no set is known.
 pub fn none() -> Last<'static> {
     Last::new(Box::new(LastFiles::default))
 }
@@ -35,7 +35,7 @@ pub fn none() -> Last<'static> {
 /// The files of each org in the set that was accepted last.
 #[derive(Clone, Default)]
 pub struct LastFiles {
-    /// Whether any set is known.
+    /// True where any set is known.
     known: bool,
     files: BTreeMap<OrgId, Vec<Source>>,
     /// Orgs that had no accepted files at all in that set.
@@ -68,7 +68,7 @@ impl LastFiles {
     }
 }
 
-/// What decides for an org whose folder is rejected.
+/// The files that decide for an org whose folder is rejected.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum InForce {
@@ -81,17 +81,17 @@ pub enum InForce {
 /// An org's folder that is not in force as it is on disk.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct OrgRejected {
-    /// Whose it is.
+    /// The org that it belongs to.
     pub org: OrgId,
-    /// Why, as a code.
+    /// The reason code.
     pub code: ReasonCode,
-    /// What decides in its place.
+    /// The files that decide in its place.
     pub in_force: InForce,
     /// Every fault, with its place and without the text of files.
     pub diagnostics: Vec<Told>,
 }
 
-/// Which folders are rejected so far.
+/// The folders that are rejected so far.
 #[derive(Default)]
 pub(super) struct Rejections(BTreeMap<OrgId, OrgRejected>);
 

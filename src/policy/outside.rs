@@ -20,7 +20,7 @@ const TRIES: u64 = 200;
 /// Requests that are tried at most for one set.
 const TRIES_ALL: u64 = 4_000;
 
-/// Each permit of the law that permits what the envelope refuses, one fault each.
+/// Each permit of the policy set that permits what the envelope refuses, one fault each.
 pub(super) fn faults(law: &Law, sources: &Sources) -> Vec<Diagnostic> {
     let found = limits::with_most_room(|| found(law));
     found.into_iter().map(|(id, message)| at_policy(law, sources, Rule::Envelope, &id, message)).collect()
@@ -85,7 +85,7 @@ impl<'l> Tried<'l> {
         Self { law, permits, sampler, roles: BTreeMap::new(), left: TRIES_ALL, outside: BTreeMap::new(), lasting: BTreeMap::new() }
     }
 
-    /// Whether a permit is what lets the request through at some time: forbids that end before it do not count.
+    /// True where a permit is what lets the request through at some time: forbids that end before it do not count.
     fn lets_through(&mut self, id: &PolicyId, request: &Request, entities: &Entities) -> bool {
         let end = self.law.policies.policy(id).and_then(until);
         let ends_before = |policy: &Policy| until(policy).is_some_and(|other| end.is_none_or(|end| other < end));

@@ -114,7 +114,7 @@ impl<'p> Clauses<'p> {
         (!scope.contains(&None)).then_some(true)
     }
 
-    /// Whether the policy could match some request of the line, as far as types tell. What errs does not match, so an open
+    /// True where the policy could match some request of the line, as far as types tell. What errs does not match, so an open
     /// part leaves the rest to be looked at.
     pub fn could_match(&self, line: &Line, base: &Base) -> bool {
         let about = About { line, base };
@@ -194,7 +194,7 @@ impl About<'_> {
         }
     }
 
-    /// Whether a condition could come out as wanted for some request of the line.
+    /// True where a condition could come out as wanted for some request of the line.
     fn could(&self, condition: &Value, wanted: bool) -> bool {
         let Some((operator, parts)) = condition.as_object().and_then(|parts| parts.iter().next()) else { return true };
         let (left, right) = (&parts["left"], &parts["right"]);

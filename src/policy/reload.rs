@@ -128,11 +128,11 @@ pub struct Reloader {
     pub done: Done,
 }
 
-/// What a gateway begins with.
+/// The policies that a gateway begins with.
 pub struct Begun {
     /// The digest of what was read.
     pub seen: [u8; 32],
-    /// What the law in force was made of.
+    /// The sources of the active policies.
     pub sources: Sources,
     /// Rows of tables that were run.
     pub rows: usize,

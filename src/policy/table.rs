@@ -180,7 +180,7 @@ impl Tables {
         self.tables.iter().map(Table::written).sum()
     }
 
-    /// Asks the law every row: as it is at the row's `at`, else at `now` and after each end by `@until` that is to come.
+    /// Asks the policy set every row: as it is at the row's `at`, else at `now` and after each end by `@until` that is to come.
     ///
     /// # Errors
     /// [`LoadError`] where the law is not valid, or lacks a policy that a row takes out.
@@ -279,7 +279,7 @@ fn blamed(want: &Want, got: &Want) -> Vec<OrgId> {
     differ.iter().filter_map(|id| orgs::owner(id)).collect()
 }
 
-/// What a law says to a row.
+/// The answer of a policy set to a row.
 fn asked(law: &Law, index: usize, row: &Row) -> Outcome {
     let (got, mut errors) = match row.case.ruled(law) {
         Ok(ruling) => (Want::of(&ruling), ruling.errors),
@@ -353,7 +353,7 @@ impl Run {
         self.faults.clone()
     }
 
-    /// Whether every row holds and will.
+    /// True where every row holds and will.
     pub fn holds(&self) -> bool {
         self.faults.is_empty()
     }

@@ -33,7 +33,7 @@ fn invalid(faults: Vec<Diagnostic>) -> LoadError {
     LoadError::new(ReasonCode::PolicyInvalid, faults)
 }
 
-/// A fault that is no policy's: this build cannot make the law.
+/// A fault that is no policy's: this build cannot make the policy set.
 fn ours(error: String) -> LoadError {
     invalid(vec![Diagnostic::of_file(Rule::Schema, "gateway.cedarschema", error)])
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::StoreError;
 use crate::domain::reason::ReasonCode;
 
-/// What SQLite and the gateway keep beside the database.
+/// The files that SQLite and the gateway keep beside the database.
 const BESIDE: [&str; 4] = ["-wal", "-shm", "-journal", ".lock"];
 
 /// Makes the folder and the file where they are missing, and holds both and what lies beside to their owner.

@@ -76,9 +76,9 @@ fn is_unread(fault: &Diagnostic) -> bool {
 fn notes(law: &Snapshot, now: Timestamp) -> Vec<Note> {
     let note = |(id, place, end): (String, Option<&crate::policy::Place>, Timestamp)| {
         let message = if end <= now {
-            format!("`{id}` ended {end} and is no part of the law any more; remove it")
+            format!("`{id}` ended {end} and is no part of the policy set any more; remove it")
         } else {
-            format!("`{id}` ends {end}; from then on it is no part of the law")
+            format!("`{id}` ends {end}; from then on it is no part of the policy set")
         };
         let (file, line) = place.map_or_else(Default::default, |place| (place.file.clone(), place.line));
         Note { file, line, message }

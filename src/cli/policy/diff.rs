@@ -214,7 +214,7 @@ struct End {
     at: Timestamp,
     id: String,
     spot: String,
-    /// Whether the old set has it, and whether the new one does.
+    /// True where the old set has it, and whether the new one does.
     sides: [bool; 2],
 }
 

@@ -34,7 +34,7 @@ pub struct RevokeSecret {
 pub struct ConnectInstallation {
     /// Who asks.
     pub operator: OperatorFacts,
-    /// Whose installation it is, or will be.
+    /// The org of the installation, now or after the change.
     pub org: OrgFacts,
     /// Of which provider.
     pub provider: ProviderKind,

@@ -20,7 +20,7 @@ pub struct After {
     pub at: Timestamp,
     /// The policies that end then, sorted.
     pub ended: Vec<String>,
-    /// What will be answered.
+    /// The answer that will be given.
     pub outcome: Outcome,
 }
 

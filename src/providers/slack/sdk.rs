@@ -125,12 +125,12 @@ impl Sdk for Slack {
 /// Names on the way to a message's file. What stands behind any other, as in a message's metadata, somebody wrote there.
 const ABOVE_FILES: &[&str] = &["channel", "item", "items", "latest", "message", "messages"];
 
-/// Where in an answer a value stands.
+/// The place of a value in an answer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Standing {
-    /// Where Slack puts messages.
+    /// The fields in which Slack puts messages.
     Above,
-    /// Where Slack puts a file.
+    /// The fields in which Slack puts a file.
     File,
     /// Anywhere else.
     Within,

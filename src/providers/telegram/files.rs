@@ -12,7 +12,7 @@ const FILES_MAX: usize = 32;
 /// Longer texts are no ids.
 const ID_CHARS_MAX: usize = 256;
 
-/// Where a file's id stands in updates and answers.
+/// The fields in which updates and answers have a file's id.
 const ID: &str = "file_id";
 
 /// Arguments that take a file: by its id, by an address, or as a part of the body. <https://core.telegram.org/bots/api#sending-files>
